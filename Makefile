@@ -1,0 +1,34 @@
+# make up    install on the first run, then start the whole stack; Ctrl-C stops it
+# make test  install what the tests need, check the code, run every test
+# make check format, lint and types only
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: up test check install install-dev
+
+up: install
+	@exec $(BIN)/python -m broker up
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: install-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); this happens once and takes a few minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@

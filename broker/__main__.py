@@ -1,0 +1,133 @@
+"""`python -m broker`: run the stack, look at it, read the feedback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from broker import feedback, registry
+from broker.connection import connect, redis_errors
+from broker.errors import ConfigurationError, HeliographError
+from broker.messages import ModelInfo, WorkerInfo
+from broker.ports import check_free
+from broker.settings import Settings
+
+PROCFILE = Path(__file__).parent.parent / "Procfile"
+
+
+def up(settings: Settings) -> int:
+    """Check the ports, then become honcho with the Procfile and HELIOGRAPH_WORKERS workers."""
+    if not settings.redis_url:
+        check_free("127.0.0.1", settings.redis_port, "HELIOGRAPH_REDIS_PORT")
+    check_free(settings.host, settings.api_port, "HELIOGRAPH_API_PORT")
+    check_free(settings.host, settings.ui_port, "HELIOGRAPH_UI_PORT")
+    scripts = str(Path(sys.executable).parent)
+    os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
+    concurrency = f"redis=1,worker={settings.workers},api=1,ui=1"
+    command = ["honcho", "-f", str(PROCFILE), "start", "-c", concurrency]
+    os.execvp(command[0], command)
+
+
+def serve(settings: Settings) -> int:
+    """Run the embedded server."""
+    from broker.server import serve as serve_embedded
+
+    return serve_embedded(settings)
+
+
+def status(settings: Settings) -> int:
+    """Print live workers and models as two tables."""
+    client = connect(settings.url)
+    with redis_errors():
+        models, workers = registry.models(client), registry.workers(client)
+    console = Console()
+    if not workers:
+        console.print("No worker is alive. Start one: python -m workers")
+        return 1
+    console.print(_model_table(models))
+    console.print(_worker_table(workers))
+    return 0
+
+
+def _model_table(models: list[ModelInfo]) -> Table:
+    table = Table("model", "workers", "slots", "running", "queue", "tokens/s", title="Models")
+    for model in models:
+        workers = f"{model.ready}/{model.workers} ready"
+        cells = (model.slots, model.running, model.queue_length, f"{model.speed:.1f}")
+        table.add_row(model.name, workers, *map(str, cells))
+    return table
+
+
+def _worker_table(workers: list[WorkerInfo]) -> Table:
+    heads = ("worker", "model", "state", "engine", "device", "host", "pid", "running", "tokens/s")
+    table = Table(*heads, title="Workers")
+    for info in workers:
+        state = f"loading {info.progress} %" if info.state == "loading" else info.state
+        slots = f"{info.running}/{info.slots}"
+        cells = (info.engine, info.device, info.host, info.pid, slots, f"{info.speed:.1f}")
+        table.add_row(info.id, info.model, state, *map(str, cells))
+    return table
+
+
+def tail_feedback(settings: Settings, count: int) -> int:
+    """Print the last votes, one JSON object a line."""
+    with redis_errors():
+        for row in feedback.tail(connect(settings.url), count):
+            print(json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def export_feedback(settings: Settings) -> int:
+    """Print all votes, one JSON object a line."""
+    with redis_errors():
+        for row in feedback.export(connect(settings.url)):
+            print(json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m broker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="run the whole stack of the Procfile")
+    commands.add_parser("serve", help="run the embedded Valkey server")
+    commands.add_parser("status", help="show live workers, slots, queues and tokens/s")
+    votes = commands.add_parser("feedback", help="read the votes").add_subparsers(
+        dest="action", required=True
+    )
+    tail = votes.add_parser("tail", help="the last votes, one JSON object a line")
+    tail.add_argument("-n", "--count", type=int, default=10, help="how many (default: 10)")
+    votes.add_parser("export", help="all votes, one JSON object a line")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; errors are one sentence on standard error and status 1."""
+    flags = _parser().parse_args(argv)
+    try:
+        settings = Settings.from_environment()
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(message)s")
+        match flags.command:
+            case "up":
+                return up(settings)
+            case "serve":
+                return serve(settings)
+            case "status":
+                return status(settings)
+            case _ if flags.action == "tail":
+                return tail_feedback(settings, flags.count)
+            case _:
+                return export_feedback(settings)
+    except (ConfigurationError, HeliographError) as error:
+        print(f"heliograph: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Connections to Redis: redis://, rediss://, unix:// and Sentinel, with the right retry rule.
+
+redis-py repeats a command whose reply was lost, and so repeats writes. `connect` therefore gives
+out clients of two kinds: by default one that retries (for reads and writes that may be repeated
+without harm), with `retry=False` one that reports the failure at once (for writes that may not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from broker.errors import ConfigurationError, RedisUnavailable
+
+CONNECT_TIMEOUT_S = 1.0
+SOCKET_TIMEOUT_S = 1.5
+
+MAX_CONNECTIONS = 32
+"""Connections of one client; the threads of a process with a thousand streams take turns."""
+
+TURN_TIMEOUT_S = 5.0
+"""Longest wait for one of them; redis-py's own pool would refuse at once beyond its 100th."""
+
+
+def connect(
+    url: str, *, retry: bool = True, socket_timeout_s: float | None = SOCKET_TIMEOUT_S
+) -> redis.Redis:
+    """Make a client for `url`; it connects on first use.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix://`, or
+            `sentinel://host:port,host:port/SERVICE?db=0&password=...`.
+        retry: repeat a failed command twice after a short back-off.
+        socket_timeout_s: longest wait for one reply; None for clients that block on purpose.
+
+    Raises:
+        ConfigurationError: the URL is of no known form.
+    """
+    options: dict[str, Any] = {
+        "decode_responses": False,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_timeout": socket_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 2) if retry else Retry(_NONE, 0),
+    }
+    if url.startswith("sentinel://"):
+        return _connect_sentinel(url, options)
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError(
+            f"REDIS_URL={url!r}: use redis://, rediss://, unix:// or sentinel://."
+        )
+    pool = redis.BlockingConnectionPool.from_url(
+        url, max_connections=MAX_CONNECTIONS, timeout=TURN_TIMEOUT_S, **options
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+_NONE = ExponentialBackoff(cap=0, base=0)
+
+
+def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
+    parts = urlsplit(url)
+    service = parts.path.strip("/")
+    hosts = [entry.rpartition(":") for entry in parts.netloc.split(",")]
+    if not service or not all(host and port.isdigit() for host, _, port in hosts):
+        raise ConfigurationError(
+            f"REDIS_URL={url!r}: the form is sentinel://host:port,host:port/SERVICE?db=0."
+        )
+    query = parse_qs(parts.query)
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, _, port in hosts],
+        socket_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    )
+    client: redis.Redis = sentinel.master_for(
+        service,
+        db=int(query.get("db", ["0"])[0]),
+        password=query.get("password", [None])[0],
+        **options,
+    )
+    return client
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn any Redis failure inside the block into `RedisUnavailable`."""
+    try:
+        yield
+    except RedisError as error:
+        raise RedisUnavailable(
+            "Redis does not answer or refuses writes, so the request was not accepted. "
+            "Try again in a few seconds."
+        ) from error

@@ -1,0 +1,126 @@
+"""The one error tree: what can go wrong, its HTTP status and its wire code.
+
+Errors are raised deep, cross processes as the fields of `ErrorBody`, and are turned into a reply at
+exactly one place per process. Messages are for the person who sent the request: they say what was
+wrong, which limit, and what to do; never a path, an address or a traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What an error looks like once it left the process that raised it (OpenAI's error object)."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+class HeliographError(Exception):
+    """Base of all errors that a client may see."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def body(self) -> ErrorBody:
+        """The error as it crosses processes."""
+        return ErrorBody(self.status, self.type, self.code, self.message, self.param)
+
+
+class InvalidRequest(HeliographError):
+    """The request is malformed, or a parameter has a wrong type or is out of range."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidImage(InvalidRequest):
+    """The bytes are not a picture that may be opened, or the picture is damaged."""
+
+    code = "invalid_image"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and images need more tokens than the model can hold."""
+
+    code = "context_length_exceeded"
+
+
+class RequestTooLarge(InvalidRequest):
+    """The body, an image's bytes or its pixels are over a limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class ModelNotFound(InvalidRequest):
+    """Nobody has ever served a model of that name here, or nobody does now."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class JobNotFound(InvalidRequest):
+    """The job id is unknown or its record has expired."""
+
+    status = 404
+    code = "job_not_found"
+
+
+class QueueFull(HeliographError):
+    """The model's queue is at its bound; the request was not accepted."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class NoLiveWorker(HeliographError):
+    """The model is known, but no worker that serves it is alive."""
+
+    status = 503
+    code = "no_live_worker"
+
+
+class RedisUnavailable(HeliographError):
+    """Redis cannot be reached, or refuses writes."""
+
+    status = 503
+    code = "redis_unavailable"
+
+
+class WorkerFailed(HeliographError):
+    """The worker failed while it generated."""
+
+    code = "worker_failed"
+
+
+class ConfigurationError(Exception):
+    """A setting or a flag is wrong; the process that reads it must not start."""
+
+
+class RemoteError(HeliographError):
+    """An error that another process raised, rebuilt from its body."""
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(body.message, param=body.param)
+        self._body = body
+
+    @property
+    def body(self) -> ErrorBody:
+        """The body as the other process wrote it."""
+        return self._body

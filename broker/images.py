@@ -1,0 +1,48 @@
+"""Content-addressed image store: uploaded bytes under their SHA-256.
+
+The bytes are kept as they came; whether they are a picture is for others to check before `put`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, cast
+
+import redis
+
+from broker import keys
+from broker.errors import InvalidImage
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of the bytes as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def put(client: redis.Redis, data: bytes) -> str:
+    """Store an image (or renew its lifetime when it is there already) and return its SHA-256."""
+    sha256 = digest(data)
+    client.set(keys.image(sha256), data, ex=keys.IMAGE_TTL_S)
+    return sha256
+
+
+def exists(client: redis.Redis, sha256: str) -> bool:
+    """Whether the image is stored; if so its lifetime is renewed."""
+    return bool(client.expire(keys.image(sha256), keys.IMAGE_TTL_S))
+
+
+def get(client: redis.Redis, sha256s: Iterable[str]) -> dict[str, bytes]:
+    """Fetch images by SHA-256, each once, in one round trip.
+
+    Raises:
+        InvalidImage: one of them is not stored any more.
+    """
+    wanted = list(dict.fromkeys(sha256s))
+    if not wanted:
+        return {}
+    found = dict(zip(wanted, cast(Any, client.mget(map(keys.image, wanted))), strict=True))
+    missing = [sha for sha, data in found.items() if data is None]
+    if missing:
+        raise InvalidImage(f"Image {missing[0][:12]} is not stored any more: send it again.")
+    return found

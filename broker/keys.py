@@ -1,0 +1,68 @@
+"""Every Redis key: pattern, type, lifetime, writer and readers. No key literal stands elsewhere.
+
+| key                   | type    | lifetime            | written by | read by          |
+|-----------------------|---------|---------------------|------------|------------------|
+| helio:workers         | set     | ids are swept       | workers    | frontend, broker |
+| helio:worker:{id}     | hash    | 5 s, renewed each s | worker     | frontend, broker |
+| helio:models          | hash    | for ever, tiny      | workers    | frontend         |
+| helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
+| helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
+| helio:job:{id}:live   | channel | -                   | worker     | frontend         |
+| helio:reader:{id}     | channel | while it reads      | -          | operators        |
+| helio:control         | channel | -                   | frontend   | workers          |
+| helio:image:{sha256}  | string  | 24 h, renewed       | frontend   | worker, frontend |
+| helio:log:chats       | stream  | last 100,000        | worker     | operators        |
+| helio:log:feedback    | stream  | for ever            | frontend   | operators        |
+| helio:lock:janitor    | string  | 5 s                 | workers    | workers          |
+| rq:queue:{model}      | list    | while jobs wait     | frontend   | worker           |
+
+RQ keeps its own bookkeeping under `rq:` (job hashes, `rq:wip:{model}`, `rq:workers`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORKERS: Final = "helio:workers"
+MODELS: Final = "helio:models"
+CONTROL: Final = "helio:control"
+CHAT_LOG: Final = "helio:log:chats"
+FEEDBACK_LOG: Final = "helio:log:feedback"
+JANITOR_LOCK: Final = "helio:lock:janitor"
+
+WORKER_TTL_S: Final = 5
+JOB_TTL_S: Final = 24 * 3600
+EVENTS_TTL_S: Final = 3600
+ENDED_EVENTS_TTL_S: Final = 900
+IMAGE_TTL_S: Final = 24 * 3600
+CHAT_LOG_LENGTH: Final = 100_000
+
+
+def worker(worker_id: str) -> str:
+    """Heartbeat hash of a worker."""
+    return f"helio:worker:{worker_id}"
+
+
+def job(job_id: str) -> str:
+    """Request and state of a job."""
+    return f"helio:job:{job_id}"
+
+
+def events(job_id: str) -> str:
+    """Event log of a job."""
+    return f"helio:job:{job_id}:events"
+
+
+def live(job_id: str) -> str:
+    """Pub/sub channel on which a job's events appear as they happen."""
+    return f"helio:job:{job_id}:live"
+
+
+def reader(reader_id: str) -> str:
+    """Channel on which nothing is said; `PUBSUB CHANNELS helio:reader:*` counts the readers."""
+    return f"helio:reader:{reader_id}"
+
+
+def image(sha256: str) -> str:
+    """Uploaded bytes of a picture."""
+    return f"helio:image:{sha256}"

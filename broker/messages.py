@@ -1,0 +1,265 @@
+"""What crosses processes: a request, the events of its answer, and what a worker says of itself.
+
+A request and a worker's record are pydantic models, checked when they are read; events are plain
+data classes, because a busy system writes tens of thousands of them a second. Nothing here knows
+how they are stored (`queues`, `channel`, `registry` do).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from broker.errors import ErrorBody
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled"]
+WorkerState = Literal["loading", "ready", "draining"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextPart(_Message):
+    """Text, exactly as the person wrote it."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class ImagePart(_Message):
+    """A picture by the SHA-256 of its uploaded bytes (64 hex digits); see `broker.images`."""
+
+    type: Literal["image"] = "image"
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(_Message):
+    """One turn: text and pictures in the order they were given."""
+
+    role: Role
+    content: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The turn's text parts joined."""
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """SHA-256 of each picture, in order."""
+        return tuple(part.sha256 for part in self.content if isinstance(part, ImagePart))
+
+
+class SamplingParams(_Message):
+    """How tokens are drawn. `temperature` 0 is greedy; the seed makes a draw repeatable."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    stop: tuple[str, ...] = ()
+    max_input_tiles: int | None = Field(default=None, ge=1)
+
+
+class GenerateRequest(_Message):
+    """One answer to be generated: what a worker needs to know, and nothing about who asked."""
+
+    id: str
+    model: str
+    messages: tuple[ChatMessage, ...]
+    sampling: SamplingParams = SamplingParams()
+    created_s: float
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """SHA-256 of every picture of the conversation, in order, repeats included."""
+        return tuple(sha for message in self.messages for sha in message.images)
+
+
+class EventId(NamedTuple):
+    """Place of an event in its job: stream entry id `<attempt>-<n>`, compared in that order."""
+
+    attempt: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}-{self.n}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `<attempt>-<n>`.
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        attempt, dash, n = text.partition("-")
+        if not dash:
+            raise ValueError(f"event id {text!r} is not of the form <attempt>-<n>")
+        return cls(int(attempt), int(n))
+
+
+START = EventId(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of a finished answer; image tokens count as prompt tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from submission to claim, to the first token and to the end (worker's view)."""
+
+    queued_s: float
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker took the job: entry `<attempt>-0`."""
+
+    id: EventId
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text and the token ids behind it; text may lag behind the ids by a held-back piece."""
+
+    id: EventId
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The answer is complete. Carries the last text and ids, so one write ends a job."""
+
+    id: EventId
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job ended in an error."""
+
+    id: EventId
+    error: ErrorBody
+
+
+Event = Claim | Delta | End | Failed
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether no event can follow this one."""
+    return isinstance(event, End | Failed)
+
+
+def encode_event(event: Event) -> dict[str, str]:
+    """Write an event (without its id) as the fields of a stream entry."""
+    match event:
+        case Claim(_, worker):
+            return {"k": "claim", "w": worker}
+        case Delta(_, text, ids):
+            return {"k": "delta", "d": text, "t": " ".join(map(str, ids))}
+        case End(_, text, ids, reason, usage, timings):
+            counts = f"{usage.prompt_tokens} {usage.completion_tokens}"
+            times = f"{timings.queued_s:.4f} {timings.first_token_s:.4f} {timings.total_s:.4f}"
+            joined = " ".join(map(str, ids))
+            return {"k": "end", "d": text, "t": joined, "r": reason, "u": counts, "s": times}
+        case Failed(_, error):
+            body = {
+                "status": error.status,
+                "type": error.type,
+                "code": error.code,
+                "message": error.message,
+                "param": error.param,
+            }
+            return {"k": "error", "e": json.dumps(body)}
+
+
+def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
+    """Read an event from its id and the fields of its stream entry.
+
+    Raises:
+        ValueError: the entry is of an unknown kind or lacks a field.
+    """
+    try:
+        match fields["k"]:
+            case "claim":
+                return Claim(event_id, fields["w"])
+            case "delta":
+                return Delta(event_id, fields["d"], _ids(fields["t"]))
+            case "end":
+                prompt, completion = map(int, fields["u"].split())
+                queued, first, total = map(float, fields["s"].split())
+                return End(
+                    event_id,
+                    fields["d"],
+                    _ids(fields["t"]),
+                    fields["r"],  # type: ignore[arg-type]
+                    Usage(prompt, completion),
+                    Timings(queued, first, total),
+                )
+            case "error":
+                return Failed(event_id, ErrorBody(**json.loads(fields["e"])))
+            case kind:
+                raise ValueError(f"event {event_id} is of unknown kind {kind!r}")
+    except KeyError as missing:
+        raise ValueError(f"event {event_id} lacks field {missing}") from missing
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+class WorkerInfo(_Message):
+    """What a worker says of itself in its heartbeat key; all of it is plain to redis-cli."""
+
+    id: str
+    model: str
+    engine: str
+    device: str
+    host: str
+    pid: int
+    state: WorkerState
+    progress: int = Field(default=0, ge=0, le=100, description="per cent of loading done")
+    slots: int = 0
+    running: int = 0
+    waiting: int = 0
+    speed: float = Field(default=0.0, description="tokens/s over the last seconds, measured")
+    context_length: int = 0
+    images: bool = False
+    started_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that at least one live worker serves."""
+
+    name: str
+    workers: int
+    ready: int
+    slots: int
+    running: int
+    queue_length: int
+    context_length: int
+    images: bool
+    speed: float
+    started_s: float = field(default=0.0)

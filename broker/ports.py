@@ -1,0 +1,26 @@
+"""Whether a port can be listened on, said in one sentence when it cannot."""
+
+from __future__ import annotations
+
+import socket
+
+from broker.errors import ConfigurationError
+
+
+def check_free(host: str, port: int, setting: str) -> None:
+    """Try to listen on a port.
+
+    Raises:
+        ConfigurationError: it is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port} on {host} cannot be used ({error.strerror}). "
+                f"Stop what listens there, or set {setting} to another port."
+            ) from None

@@ -1,0 +1,182 @@
+"""Per-model job queues on RQ: submit, length, position, cancel.
+
+The RQ job carries only an id; the request itself lies in `helio:job:{id}`. A job's function must
+stand in `FUNCTIONS`: RQ would import and call any dotted name that somebody wrote into Redis.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import redis
+from rq import Queue, Retry
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from broker import keys
+from broker.errors import QueueFull
+from broker.messages import End, EventId, GenerateRequest, Timings, Usage, encode_event
+
+MAX_RETRIES: Final = 2
+"""A job whose worker died is run again this many times."""
+
+FAILURE_TTL_S: Final = 3600
+
+
+def generate(job_id: str) -> NoReturn:
+    """Name of the work in RQ's records; `workers.worker.BatchWorker` runs it, nobody calls it."""
+    raise RuntimeError(f"job {job_id} needs Heliograph's own worker: python -m workers")
+
+
+FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"broker.queues.generate": generate}
+
+
+class GenerateJob(Job):
+    """An RQ job that can only name a function of the table, and runs no callback or webhook."""
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function from the table.
+
+        Raises:
+            PermissionError: the record names another function.
+        """
+        if self.func_name not in FUNCTIONS:
+            raise PermissionError(f"job {self.id} names a function that is not allowed")
+        return FUNCTIONS[self.func_name]
+
+    def execute_success_callback(self, *_: object) -> None:
+        """Do nothing: callbacks come from Redis and are not trusted."""
+
+    def execute_failure_callback(self, *_: object) -> None:
+        """Do nothing: callbacks come from Redis and are not trusted."""
+
+    def execute_stopped_callback(self, *_: object) -> None:
+        """Do nothing: callbacks come from Redis and are not trusted."""
+
+    def send_webhooks(self, *_: object, **__: object) -> None:
+        """Do nothing: a URL that stands in Redis is not called."""
+
+
+def queue_key(model: str) -> str:
+    """Redis list of the model's waiting jobs."""
+    return f"{Queue.redis_queue_namespace_prefix}{model}"
+
+
+def intermediate_key(model: str) -> str:
+    """Redis list of jobs that were popped but not yet started."""
+    return IntermediateQueue.get_intermediate_queue_key(queue_key(model))
+
+
+def model_queue(client: redis.Redis, model: str) -> Queue:
+    """RQ's queue of a model."""
+    return Queue(
+        model,
+        connection=client,
+        serializer=JSONSerializer,
+        job_class=GenerateJob,
+        default_timeout=-1,
+    )
+
+
+class Submitter:
+    """Puts requests on their models' queues.
+
+    A submission is one transaction: the request's record and the RQ job appear together or not at
+    all. The client must not retry, since RQ's enqueue would then happen twice.
+    """
+
+    def __init__(self, client: redis.Redis, *, max_queue_length: int) -> None:
+        """Use `client` (made with retry=False); refuse beyond `max_queue_length` waiting jobs."""
+        self._client = client
+        self._max = max_queue_length
+        self._queues: dict[str, Queue] = {}
+
+    def submit(self, request: GenerateRequest) -> None:
+        """Enqueue a request.
+
+        Raises:
+            QueueFull: the model's queue is at its bound.
+            RedisError: Redis did not answer; the job may or may not have been enqueued.
+        """
+        queue = self._queues.get(request.model)
+        if queue is None:
+            queue = self._queues[request.model] = model_queue(self._client, request.model)
+        if (length := queue.count) >= self._max:
+            raise QueueFull(
+                f"{length} requests already wait for model {request.model!r}, which is the limit. "
+                "Try again later."
+            )
+        job = GenerateJob.create(
+            "broker.queues.generate",
+            args=(request.id,),
+            id=request.id,
+            connection=self._client,
+            serializer=JSONSerializer,
+            description=f"generate {request.id}",
+            timeout=-1,
+            result_ttl=0,
+            failure_ttl=FAILURE_TTL_S,
+            retry=Retry(max=MAX_RETRIES, enqueue_at_front=True),
+        )
+        pipe = self._client.pipeline()
+        queue.enqueue_job(job, pipeline=pipe)  # first: RQ opens the transaction itself
+        record = {"request": request.model_dump_json(), "state": "queued", "model": request.model}
+        pipe.hset(keys.job(request.id), mapping=record)  # type: ignore[arg-type]
+        pipe.expire(keys.job(request.id), keys.JOB_TTL_S)
+        pipe.execute()
+
+
+def position(client: redis.Redis, model: str, job_id: str) -> int | None:
+    """Jobs before this one in its queue; None when it is not waiting."""
+    ahead: Any = client.lpos(queue_key(model), job_id)
+    return None if ahead is None else int(ahead)
+
+
+# Either the job is still in the queue: it ends here; or a worker has it: the worker is told.
+_CANCEL = """
+local model = redis.call('HGET', KEYS[1], 'model')
+if not model then return 0 end
+redis.call('HSET', KEYS[1], 'cancel', '1')
+if redis.call('LREM', ARGV[1] .. model, 1, ARGV[2]) == 1 then
+  local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  local fields = cjson.decode(ARGV[3])
+  local flat = {}
+  for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
+  redis.call('XADD', KEYS[2], attempt .. '-0', unpack(flat))
+  redis.call('PUBLISH', KEYS[3], cjson.encode({attempt .. '-0', fields}))
+  redis.call('HSET', KEYS[1], 'state', 'done')
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+  redis.call('DEL', KEYS[5])
+else
+  redis.call('PUBLISH', KEYS[4], ARGV[5])
+end
+return 1
+"""
+
+
+def cancel(client: redis.Redis, job_id: str) -> bool:
+    """Cancel a job: a waiting one ends at once, a running one within one decode step.
+
+    Returns:
+        Whether the job is known. Cancelling an ended job changes nothing.
+    """
+    ended = End(EventId(0, 0), "", (), "cancelled", Usage(0, 0), Timings(0.0, 0.0, 0.0))
+    known = client.eval(
+        _CANCEL,
+        5,
+        keys.job(job_id),
+        keys.events(job_id),
+        keys.live(job_id),
+        keys.CONTROL,
+        Job.key_for(job_id),
+        Queue.redis_queue_namespace_prefix,
+        job_id,
+        json.dumps(encode_event(ended)),
+        str(keys.ENDED_EVENTS_TTL_S),
+        json.dumps({"cancel": job_id}),
+    )
+    return bool(known)

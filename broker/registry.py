@@ -1,0 +1,112 @@
+"""The worker registry: heartbeat keys that expire, and the models that live workers serve.
+
+A worker is alive as long as its hash exists; there is no other truth about it. Readers sweep ids
+whose hash is gone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+
+from broker import keys
+from broker.errors import ModelNotFound, NoLiveWorker
+from broker.messages import ModelInfo, WorkerInfo
+from broker.queues import queue_key
+
+
+def announce(pipe: Pipeline, info: WorkerInfo) -> None:
+    """Queue on `pipe` one heartbeat: the worker's record with a fresh lifetime."""
+    fields = {key: _plain(value) for key, value in info.model_dump().items()}
+    pipe.hset(keys.worker(info.id), mapping=fields)  # type: ignore[arg-type]
+    pipe.expire(keys.worker(info.id), keys.WORKER_TTL_S)
+    pipe.sadd(keys.WORKERS, info.id)
+    pipe.hset(keys.MODELS, info.model, info.id)
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
+
+
+def withdraw(client: redis.Redis, worker_id: str) -> None:
+    """Take a worker that ends in order out of the registry at once."""
+    pipe = client.pipeline()
+    pipe.delete(keys.worker(worker_id))
+    pipe.srem(keys.WORKERS, worker_id)
+    pipe.execute()
+
+
+def workers(client: redis.Redis) -> list[WorkerInfo]:
+    """All live workers, by model and id."""
+    ids = sorted(raw.decode() for raw in client.smembers(keys.WORKERS))  # type: ignore[union-attr]
+    pipe = client.pipeline(transaction=False)
+    for worker_id in ids:
+        pipe.hgetall(keys.worker(worker_id))
+    found: list[dict[bytes, bytes]] = pipe.execute()
+    gone = [worker_id for worker_id, record in zip(ids, found, strict=True) if not record]
+    if gone:
+        client.srem(keys.WORKERS, *gone)
+    alive = [_read(record) for record in found if record]
+    return sorted(alive, key=lambda info: (info.model, info.id))
+
+
+def _read(record: dict[bytes, bytes]) -> WorkerInfo:
+    fields: dict[str, Any] = {key.decode(): value.decode() for key, value in record.items()}
+    return WorkerInfo.model_validate(fields)
+
+
+def models(client: redis.Redis) -> list[ModelInfo]:
+    """Models of live workers, by name, with the sums over their workers and their queue's length.
+
+    A model whose workers are all still loading is listed with `ready` 0.
+    """
+    by_model: dict[str, list[WorkerInfo]] = defaultdict(list)
+    for info in workers(client):
+        by_model[info.model].append(info)
+    pipe = client.pipeline(transaction=False)
+    for name in by_model:
+        pipe.llen(queue_key(name))
+    lengths = pipe.execute()
+    return [
+        _summary(name, group, length)
+        for (name, group), length in zip(by_model.items(), lengths, strict=True)
+    ]
+
+
+def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo:
+    ready = [info for info in group if info.state == "ready"]
+    return ModelInfo(
+        name=name,
+        workers=len(group),
+        ready=len(ready),
+        slots=sum(info.slots for info in ready),
+        running=sum(info.running for info in group),
+        queue_length=queue_length,
+        context_length=min((info.context_length for info in ready), default=0),
+        images=any(info.images for info in ready),
+        speed=sum(info.speed for info in group),
+        started_s=min(info.started_s for info in group),
+    )
+
+
+def find_model(client: redis.Redis, name: str) -> ModelInfo:
+    """The live model of that name.
+
+    Raises:
+        NoLiveWorker: it was served here once, but no worker is alive now.
+        ModelNotFound: nobody ever served it here.
+    """
+    live = models(client)
+    for model in live:
+        if model.name == name:
+            return model
+    served = ", ".join(model.name for model in live) or "none at the moment"
+    if client.hexists(keys.MODELS, name):
+        raise NoLiveWorker(
+            f"No worker for model {name!r} is alive. Start one, or use another model: {served}.",
+            param="model",
+        )
+    raise ModelNotFound(f"Model {name!r} is not served here. Served: {served}.", param="model")

@@ -1,0 +1,93 @@
+"""Settings: the only reader of the environment.
+
+Every name is in `Settings`; a value that does not parse, or an unknown `HELIOGRAPH_*` name, stops
+the process with a sentence that says key, value and what is expected. Reading happens when
+`Settings.from_environment` is called, never on import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from broker.errors import ConfigurationError
+
+PREFIX = "HELIOGRAPH_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a Heliograph process can be told from outside. Field `api_port` is HELIOGRAPH_API_PORT.
+
+    `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
+    """
+
+    redis_url: str = ""
+    redis_port: int = 6379
+    host: str = "127.0.0.1"
+    api_port: int = 8000
+    ui_port: int = 7860
+    data_dir: Path = Path(".heliograph")
+    model_path: str = "demo"
+    model_name: str = ""
+    device: str = "auto"
+    engine: str = "local"
+    workers: int = 1
+    log_level: str = "INFO"
+    max_image_bytes: int = 10 * 2**20
+    max_image_pixels: int = 25_000_000
+    max_images: int = 16
+    max_body_bytes: int = 32 * 2**20
+    max_queue_length: int = 1000
+
+    @property
+    def url(self) -> str:
+        """Address of the Redis to use."""
+        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read all settings.
+
+        Raises:
+            ConfigurationError: a HELIOGRAPH_* name is unknown, or a value does not parse.
+        """
+        source = os.environ if environ is None else environ
+        keys = {_key(field.name): field for field in fields(cls)}
+        for name in source:
+            if name.startswith(PREFIX) and name not in keys:
+                known = ", ".join(sorted(keys))
+                raise ConfigurationError(f"{name} is not a setting. Known settings: {known}.")
+        values = {
+            field.name: _parse(key, source[key], str(field.type))
+            for key, field in keys.items()
+            if source.get(key, "") != ""
+        }
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for name in ("redis_port", "api_port", "ui_port"):
+            port = getattr(self, name)
+            if not 1 <= port <= 65535:
+                raise ConfigurationError(f"{_key(name)}={port} is not a port: use 1 to 65535.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ConfigurationError(f"{_key(field.name)}={value} must be at least 1.")
+
+
+def _key(field_name: str) -> str:
+    return "REDIS_URL" if field_name == "redis_url" else PREFIX + field_name.upper()
+
+
+def _parse(key: str, text: str, type_name: str) -> Any:
+    parsers: dict[str, Callable[[str], Any]] = {"int": int, "Path": Path, "str": str}
+    try:
+        return parsers[type_name](text)
+    except ValueError:
+        raise ConfigurationError(f"{key}={text!r} does not parse: expected {type_name}.") from None

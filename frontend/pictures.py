@@ -1,0 +1,61 @@
+"""Checks uploaded bytes before they are stored: a picture of an allowed format, within limits.
+
+Size is read from the header before anything is decoded; then the picture is decoded once, so that
+a truncated one is refused here and not on a GPU. The bytes themselves are never changed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image
+
+from broker.errors import InvalidImage, RequestTooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_SIDE = 16_384
+MAX_RATIO = 200
+
+
+def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = None) -> None:
+    """Accept the bytes of one picture or say what is wrong with them.
+
+    Raises:
+        RequestTooLarge: more bytes, pixels or a longer side than allowed.
+        InvalidImage: not a JPEG, PNG, WebP or GIF, or damaged.
+    """
+    if len(data) > max_bytes:
+        raise RequestTooLarge(
+            f"The image has {len(data):,} bytes; at most {max_bytes:,} are accepted. "
+            "Send a smaller or more compressed one.",
+            param=param,
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                _check_size(*picture.size, max_pixels=max_pixels, param=param)
+                picture.load()
+    except (InvalidImage, RequestTooLarge):
+        raise
+    except Exception:
+        raise InvalidImage(
+            f"The image cannot be read: it is damaged, or not one of {', '.join(FORMATS)}.",
+            param=param,
+        ) from None
+
+
+def _check_size(width: int, height: int, *, max_pixels: int, param: str | None) -> None:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise RequestTooLarge(
+            f"The image has {width} x {height} pixels; at most {max_pixels:,} in all and "
+            f"{MAX_SIDE:,} a side are accepted. Scale it down.",
+            param=param,
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise InvalidImage(
+            f"The image is {width} x {height} pixels; the longer side may be at most "
+            f"{MAX_RATIO} times the shorter.",
+            param=param,
+        )

@@ -1,0 +1,185 @@
+"""The one way in: submit a chat, follow its answer, cancel it, vote on it.
+
+Every door (OpenAI routes, chat page) translates to these calls. The service knows Redis only
+through the broker, keeps nothing in memory but its connections, and may be used from many threads
+or greenlets at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+from broker import feedback, images, queues, registry
+from broker.channel import Subscriber
+from broker.connection import connect, redis_errors
+from broker.errors import InvalidRequest, NoLiveWorker, RequestTooLarge
+from broker.messages import (
+    START,
+    ChatMessage,
+    Event,
+    EventId,
+    GenerateRequest,
+    ModelInfo,
+    SamplingParams,
+    WorkerInfo,
+)
+from broker.settings import Settings
+from frontend import pictures
+
+ORPHAN_S = 30.0
+"""How long a silent job may lack any live worker of its model before its reader is told."""
+
+
+class Service:
+    """What the doors share: one per process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Prepare connections; none is opened before the first call."""
+        self.settings = settings
+        self._redis = connect(settings.url)
+        # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
+        self._once = connect(settings.url, retry=False)
+        self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
+        self._subscriber = Subscriber(self._redis)
+
+    def ping(self) -> None:
+        """Check that Redis answers.
+
+        Raises:
+            RedisUnavailable: it does not.
+        """
+        with redis_errors():
+            self._once.ping()
+
+    def models(self) -> list[ModelInfo]:
+        """Models that live workers serve, by name."""
+        with redis_errors():
+            return registry.models(self._once)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Live workers, by model and id."""
+        with redis_errors():
+            return registry.workers(self._once)
+
+    def store_image(self, data: bytes, *, param: str | None = None) -> str:
+        """Check a picture, store it and return its SHA-256.
+
+        Raises:
+            InvalidImage: not a picture that may be opened, or damaged.
+            RequestTooLarge: over the byte or pixel limit.
+        """
+        limits = self.settings
+        sha256 = images.digest(data)
+        with redis_errors():
+            if images.exists(self._once, sha256):
+                return sha256
+        pictures.check(
+            data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels, param=param
+        )
+        with redis_errors():
+            return images.put(self._once, data)
+
+    def submit(
+        self, model: str, messages: Sequence[ChatMessage], sampling: SamplingParams
+    ) -> GenerateRequest:
+        """Put one request on its model's queue.
+
+        A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
+        continues the same draw.
+
+        Raises:
+            InvalidRequest: no message, an empty last one, too many images, images for a model
+                that takes none.
+            ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
+        """
+        with redis_errors():
+            info = registry.find_model(self._once, model)
+            self._check(info, messages)
+            if sampling.seed == 0:
+                sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
+            request = GenerateRequest(
+                id=uuid.uuid4().hex,
+                model=model,
+                messages=tuple(messages),
+                sampling=sampling,
+                created_s=time.time(),
+            )
+            self._submitter.submit(request)
+        return request
+
+    def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
+        if not messages:
+            raise InvalidRequest("There is no message. Send at least one.", param="messages")
+        if messages[-1].role != "user":
+            raise InvalidRequest(
+                f"The last message is by {messages[-1].role!r}; it must be the user's.",
+                param="messages",
+            )
+        if not messages[-1].text.strip() and not messages[-1].images:
+            raise InvalidRequest(
+                "The last message is empty. Write something or add a picture.", param="messages"
+            )
+        count = sum(len(message.images) for message in messages)
+        if count > self.settings.max_images:
+            raise RequestTooLarge(
+                f"The conversation has {count} images; at most {self.settings.max_images} are "
+                "accepted. Start a new one.",
+                param="messages",
+            )
+        if count and info.ready and not info.images:
+            raise InvalidRequest(
+                f"Model {info.name!r} reads text only. Leave the images out, or use another model.",
+                param="messages",
+            )
+
+    def follow(
+        self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5
+    ) -> Iterator[Event | None]:
+        """Yield the events of an answer in order; None each `tick_s` seconds of silence.
+
+        Raises:
+            NoLiveWorker: the answer is silent and its model has had no live worker for a while.
+            JobNotFound, RedisUnavailable: see `broker.channel`.
+        """
+        alone_since: float | None = None
+        checked = time.monotonic()
+        for event in self._subscriber.follow(request.id, after, tick_s=tick_s):
+            yield event
+            now = time.monotonic()
+            if event is not None:
+                alone_since, checked = None, now
+            elif now - checked > 5.0:
+                checked = now
+                alone_since = None if self._is_served(request.model) else alone_since or now
+                if alone_since is not None and now - alone_since > ORPHAN_S:
+                    self.cancel(request.id)
+                    raise NoLiveWorker(
+                        f"All workers of model {request.model!r} are gone, so job {request.id} "
+                        "was given up. Try again when one is back."
+                    )
+
+    def _is_served(self, model: str) -> bool:
+        return any(info.name == model for info in self.models())
+
+    def position(self, request: GenerateRequest) -> int | None:
+        """Jobs that will be taken before this one; None when it is not waiting."""
+        with redis_errors():
+            return queues.position(self._redis, request.model, request.id)
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job; False when it is unknown. Cancelling an ended job changes nothing."""
+        with redis_errors():
+            return queues.cancel(self._redis, job_id)
+
+    def vote(self, job_id: str, kind: feedback.Vote, reason: str = "") -> str:
+        """Record a vote on an answer and return its entry id.
+
+        Raises:
+            InvalidRequest: the kind of vote is unknown.
+            JobNotFound: the job's record has expired or never existed.
+        """
+        with redis_errors():
+            return feedback.vote(self._redis, job_id, kind, reason)

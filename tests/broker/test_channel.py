@@ -1,0 +1,239 @@
+"""The token channel on both servers: order, gaps, fencing, resume."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from broker import channel, keys
+from broker.channel import Subscriber
+from broker.connection import connect
+from broker.errors import ErrorBody, JobNotFound
+from broker.messages import (
+    ChatMessage,
+    Claim,
+    Delta,
+    End,
+    Event,
+    EventId,
+    Failed,
+    GenerateRequest,
+    TextPart,
+    Timings,
+    Usage,
+    decode_event,
+    encode_event,
+)
+
+
+def make_job(client: redis.Redis) -> str:
+    request = GenerateRequest(
+        id=uuid.uuid4().hex,
+        model="m",
+        messages=(ChatMessage(role="user", content=(TextPart(text="hi"),)),),
+        created_s=time.time(),
+    )
+    record = {"request": request.model_dump_json(), "state": "queued", "model": "m"}
+    client.hset(keys.job(request.id), mapping=record)  # type: ignore[arg-type]
+    return request.id
+
+
+def claim(client: redis.Redis, job_id: str, worker: str = "w") -> channel.Claimed:
+    pipe = client.pipeline(transaction=False)
+    channel.claim(pipe, job_id, worker)
+    claimed = channel.read_claim(pipe.execute()[0])
+    assert claimed is not None
+    return claimed
+
+
+def end(attempt: int, n: int) -> End:
+    return End(EventId(attempt, n), ".", (9,), "stop", Usage(3, n), Timings(0.1, 0.2, 0.3))
+
+
+@pytest.fixture
+def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
+    made = Subscriber(client)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Claim(EventId(2, 0), "worker-1"),
+        Delta(EventId(1, 3), "né\n", (5, 6)),
+        Delta(EventId(1, 4), "", ()),
+        end(1, 5),
+        Failed(EventId(1, 1), ErrorBody(400, "invalid_request_error", "x", "why", None)),
+    ],
+)
+def test_every_event_reads_back_as_it_was_written(event: Event) -> None:
+    assert decode_event(event.id, encode_event(event)) == event
+
+
+def test_an_unknown_event_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown kind"):
+        decode_event(EventId(1, 1), {"k": "surprise"})
+    with pytest.raises(ValueError, match="lacks field"):
+        decode_event(EventId(1, 1), {"k": "delta"})
+    with pytest.raises(ValueError, match="<attempt>-<n>"):
+        EventId.parse("17")
+
+
+def test_a_reader_gets_every_event_in_order_while_it_is_written(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id = make_job(client)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: [event for event in subscriber.follow(job_id) if event])
+        attempt = claim(client, job_id).attempt
+        for n in range(1, 200):
+            channel.append(client, [(job_id, Delta(EventId(attempt, n), f"{n} ", (n,)))])
+        channel.append(client, [(job_id, end(attempt, 200))])
+        events = reading.result(timeout=20)
+    assert [str(event.id) for event in events] == [f"1-{n}" for n in range(201)]
+    assert isinstance(events[-1], End)
+
+
+def test_a_reader_that_comes_late_replays_the_log(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id = make_job(client)
+    attempt = claim(client, job_id).attempt
+    channel.append(client, [(job_id, Delta(EventId(attempt, 1), "a", (1,)))])
+    channel.append(client, [(job_id, end(attempt, 2))])
+    assert [str(event.id) for event in subscriber.follow(job_id) if event] == ["1-0", "1-1", "1-2"]
+    resumed = [event for event in subscriber.follow(job_id, EventId(1, 1)) if event]
+    assert [str(event.id) for event in resumed] == ["1-2"]
+
+
+def test_a_message_lost_by_pubsub_is_filled_from_the_log(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id = make_job(client)
+    events = subscriber.follow(job_id, tick_s=0.1)
+    attempt = claim(client, job_id).attempt
+    assert isinstance(next(event for event in events if event), Claim)
+    fields = encode_event(Delta(EventId(attempt, 1), "lost", (1,)))
+    client.xadd(keys.events(job_id), fields, id="1-1")  # type: ignore[arg-type]
+    channel.append(client, [(job_id, end(attempt, 2))])
+    assert [str(event.id) for event in events if event] == ["1-1", "1-2"]
+
+
+def test_a_reader_survives_its_connection_being_killed(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id = make_job(client)
+    events = subscriber.follow(job_id, tick_s=0.1)
+    attempt = claim(client, job_id).attempt
+    assert isinstance(next(event for event in events if event), Claim)
+    killed = client.client_kill_filter(_type="pubsub")
+    assert killed >= 1
+    channel.append(client, [(job_id, Delta(EventId(attempt, 1), "a", (1,)))])
+    channel.append(client, [(job_id, end(attempt, 2))])
+    assert [str(event.id) for event in events if event] == ["1-1", "1-2"]
+
+
+def test_two_readers_of_one_job_see_the_same(client: redis.Redis, subscriber: Subscriber) -> None:
+    job_id = make_job(client)
+    with ThreadPoolExecutor(2) as pool:
+        readings = [
+            pool.submit(lambda: [event for event in subscriber.follow(job_id) if event])
+            for _ in range(2)
+        ]
+        attempt = claim(client, job_id).attempt
+        channel.append(client, [(job_id, Delta(EventId(attempt, 1), "a", (1,)))])
+        channel.append(client, [(job_id, end(attempt, 2))])
+        first, second = (reading.result(timeout=20) for reading in readings)
+    assert first == second
+    assert len(first) == 3
+
+
+def test_an_append_repeated_after_a_lost_reply_lands_once(client: redis.Redis) -> None:
+    job_id = make_job(client)
+    attempt = claim(client, job_id).attempt
+    batch = [(job_id, Delta(EventId(attempt, n), str(n), (n,))) for n in (1, 2)]
+    assert channel.append(client, batch) == set()
+    assert channel.append(client, batch) == set()
+    assert [str(event.id) for event in channel.read_log(client, job_id)] == ["1-0", "1-1", "1-2"]
+
+
+def test_a_later_claim_fences_the_earlier_worker(client: redis.Redis) -> None:
+    job_id, other = make_job(client), make_job(client)
+    first = claim(client, job_id, "first")
+    elsewhere = claim(client, other, "first")
+    channel.append(client, [(job_id, Delta(EventId(first.attempt, 1), "one ", (7, 8)))])
+    second = claim(client, job_id, "second")
+    assert (second.attempt, second.token_ids, second.text) == (2, (7, 8), "one ")
+    fenced = channel.append(
+        client,
+        [
+            (job_id, Delta(EventId(first.attempt, 2), "zombie", (9,))),
+            (other, Delta(EventId(elsewhere.attempt, 1), "fine", (1,))),
+        ],
+    )
+    assert fenced == {job_id}
+    texts = [e.text for e in channel.read_log(client, job_id) if isinstance(e, Delta)]
+    assert texts == ["one "]
+
+
+def test_a_reader_goes_on_over_a_change_of_worker(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id = make_job(client)
+    events = subscriber.follow(job_id, tick_s=0.1)
+    first = claim(client, job_id, "first")
+    channel.append(client, [(job_id, Delta(EventId(first.attempt, 1), "one ", (1,)))])
+    second = claim(client, job_id, "second")
+    channel.append(client, [(job_id, Delta(EventId(second.attempt, 1), "two", (2,)))])
+    channel.append(client, [(job_id, end(second.attempt, 2))])
+    found = [event for event in events if event]
+    assert [str(event.id) for event in found] == ["1-0", "1-1", "2-0", "2-1", "2-2"]
+
+
+def test_an_ended_job_cannot_be_failed_afterwards(client: redis.Redis) -> None:
+    job_id = make_job(client)
+    attempt = claim(client, job_id).attempt
+    channel.append(client, [(job_id, end(attempt, 1))])
+    assert claim(client, job_id).ended
+    channel.fail(client, job_id, "janitor", ErrorBody(500, "t", "c", "m"))
+    assert not any(isinstance(event, Failed) for event in channel.read_log(client, job_id))
+
+
+def test_following_an_unknown_job_says_so(subscriber: Subscriber) -> None:
+    with pytest.raises(JobNotFound, match="unknown"):
+        next(iter(subscriber.follow("no-such-job")))
+
+
+def test_a_job_that_vanishes_with_its_redis_data_ends_its_readers(
+    client: redis.Redis, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "RESYNC_S", 0.2)
+    job_id = make_job(client)
+    events = subscriber.follow(job_id, tick_s=0.1)
+    claim(client, job_id)
+    assert isinstance(next(event for event in events if event), Claim)
+    client.delete(keys.job(job_id), keys.events(job_id))
+    with pytest.raises(JobNotFound):
+        for _ in events:
+            pass
+
+
+def test_one_process_holds_one_pubsub_connection(server_url: str) -> None:
+    own = connect(server_url)
+    name = f"one-{uuid.uuid4().hex}"
+    own.connection_pool.connection_kwargs["client_name"] = name
+    subscriber = Subscriber(own)
+    jobs = [make_job(own) for _ in range(20)]
+    streams = [subscriber.follow(job_id, tick_s=0.05) for job_id in jobs]
+    for stream in streams:
+        assert next(stream) is None
+    mine = [c for c in own.client_list(_type="pubsub") if c["name"] == name]
+    assert len(mine) == 1
+    assert int(mine[0]["sub"]) == 21
+    subscriber.close()

@@ -1,0 +1,106 @@
+"""Queues on RQ: what is written, the bound, cancelling, and the table of functions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+import redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from broker import channel, keys, queues
+from broker.connection import connect, redis_errors
+from broker.errors import QueueFull, RedisUnavailable
+from broker.messages import ChatMessage, End, GenerateRequest, SamplingParams, TextPart
+from tests.stack import free_port
+
+
+def make_request(model: str, text: str = "my secret prompt") -> GenerateRequest:
+    return GenerateRequest(
+        id=uuid.uuid4().hex,
+        model=model,
+        messages=(ChatMessage(role="user", content=(TextPart(text=text),)),),
+        sampling=SamplingParams(max_tokens=5, stop=("x",), seed=7),
+        created_s=time.time(),
+    )
+
+
+@pytest.fixture
+def model() -> str:
+    return f"model-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def submitter(client: redis.Redis, server_url: str) -> queues.Submitter:
+    return queues.Submitter(connect(server_url, retry=False), max_queue_length=3)
+
+
+def test_a_submitted_request_waits_in_its_models_queue(
+    client: redis.Redis, submitter: queues.Submitter, model: str
+) -> None:
+    requests = [make_request(model) for _ in range(3)]
+    for request in requests:
+        submitter.submit(request)
+    assert client.lrange(f"rq:queue:{model}", 0, -1) == [r.id.encode() for r in requests]
+    assert [queues.position(client, model, r.id) for r in requests] == [0, 1, 2]
+    stored = client.hget(keys.job(requests[0].id), "request")
+    assert GenerateRequest.model_validate_json(stored) == requests[0]  # type: ignore[arg-type]
+
+
+def test_rqs_own_record_holds_no_prompt_and_no_pickle(
+    client: redis.Redis, submitter: queues.Submitter, model: str
+) -> None:
+    request = make_request(model)
+    submitter.submit(request)
+    job = Job.fetch(request.id, connection=client, serializer=JSONSerializer)
+    assert (job.func_name, job.args) == ("broker.queues.generate", [request.id])
+    raw = client.hgetall(Job.key_for(request.id))
+    assert not any(b"secret" in value for value in raw.values())  # type: ignore[union-attr]
+
+
+def test_a_full_queue_refuses_with_the_limit(submitter: queues.Submitter, model: str) -> None:
+    for _ in range(3):
+        submitter.submit(make_request(model))
+    with pytest.raises(QueueFull, match="3 requests already wait"):
+        submitter.submit(make_request(model))
+
+
+def test_cancelling_a_waiting_job_ends_it_at_once(
+    client: redis.Redis, submitter: queues.Submitter, model: str
+) -> None:
+    request = make_request(model)
+    submitter.submit(request)
+    assert queues.cancel(client, request.id)
+    assert client.llen(f"rq:queue:{model}") == 0
+    assert not client.exists(Job.key_for(request.id))
+    (event,) = channel.read_log(client, request.id)
+    assert isinstance(event, End) and event.finish_reason == "cancelled"
+    assert queues.cancel(client, request.id), "cancelling twice changes nothing"
+    assert len(channel.read_log(client, request.id)) == 1
+
+
+def test_cancelling_an_unknown_job_says_so(client: redis.Redis) -> None:
+    assert not queues.cancel(client, "nobody")
+
+
+def test_a_job_that_names_another_function_is_refused(client: redis.Redis) -> None:
+    evil = queues.GenerateJob.create(
+        "os.system", args=("true",), connection=client, serializer=JSONSerializer
+    )
+    with pytest.raises(PermissionError, match="not allowed"):
+        _ = evil.func
+
+
+def test_the_named_function_does_nothing_in_a_foreign_worker() -> None:
+    with pytest.raises(RuntimeError, match="python -m workers"):
+        queues.generate("j")
+
+
+def test_an_unreachable_redis_is_told_within_two_seconds() -> None:
+    nowhere = connect(f"redis://127.0.0.1:{free_port()}/0")
+    begin = time.monotonic()
+    with pytest.raises(RedisUnavailable, match="Try again"), redis_errors():
+        nowhere.ping()
+    assert time.monotonic() - begin < 2.0

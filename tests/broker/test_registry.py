@@ -1,0 +1,71 @@
+"""The registry: who is alive, what they serve, and how a dead one disappears."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+import redis
+
+from broker import keys, registry
+from broker.errors import ModelNotFound, NoLiveWorker
+from broker.messages import WorkerInfo
+
+
+def announce(client: redis.Redis, model: str, **changes: object) -> WorkerInfo:
+    info = WorkerInfo.model_validate(
+        {
+            "id": uuid.uuid4().hex[:8],
+            "model": model,
+            "engine": "echo",
+            "device": "cpu",
+            "host": "here",
+            "pid": 1,
+            "state": "ready",
+            "slots": 4,
+            "context_length": 100,
+            **changes,
+        }
+    )
+    pipe = client.pipeline()
+    registry.announce(pipe, info)
+    pipe.execute()
+    return info
+
+
+@pytest.fixture
+def model() -> str:
+    return f"model-{uuid.uuid4().hex[:8]}"
+
+
+def test_a_heartbeat_reads_back_and_expires(client: redis.Redis, model: str) -> None:
+    info = announce(client, model, images=True, speed=12.5)
+    assert info in registry.workers(client)
+    assert 0 < client.ttl(keys.worker(info.id)) <= keys.WORKER_TTL_S  # type: ignore[operator]
+
+
+def test_a_worker_whose_heartbeat_expired_is_swept(client: redis.Redis, model: str) -> None:
+    info = announce(client, model)
+    client.delete(keys.worker(info.id))
+    assert info not in registry.workers(client)
+    assert not client.sismember(keys.WORKERS, info.id)
+
+
+def test_a_model_sums_its_workers(client: redis.Redis, model: str) -> None:
+    announce(client, model, running=1, speed=10)
+    announce(client, model, running=3, speed=20, context_length=50)
+    announce(client, model, state="loading", progress=40, slots=0, context_length=0)
+    found = registry.find_model(client, model)
+    assert (found.workers, found.ready, found.slots, found.running) == (3, 2, 8, 4)
+    assert (found.context_length, found.speed, found.queue_length) == (50, 30, 0)
+
+
+def test_a_model_that_lost_its_workers_is_told_from_an_unknown_one(
+    client: redis.Redis, model: str
+) -> None:
+    info = announce(client, model)
+    registry.withdraw(client, info.id)
+    with pytest.raises(NoLiveWorker, match="Start one"):
+        registry.find_model(client, model)
+    with pytest.raises(ModelNotFound, match="not served here"):
+        registry.find_model(client, "never-heard-of")

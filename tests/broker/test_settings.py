@@ -1,0 +1,91 @@
+"""Settings: every value is checked, unknown names are refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.connection import connect
+from broker.errors import ConfigurationError
+from broker.settings import Settings
+from tests.stack import embedded_valkey, free_port
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = Settings.from_environment({})
+    assert (settings.api_port, settings.ui_port, settings.redis_port) == (8000, 7860, 6379)
+    assert settings.host == "127.0.0.1"
+    assert settings.url == "redis://127.0.0.1:6379/0"
+
+
+def test_values_are_read_by_type() -> None:
+    settings = Settings.from_environment(
+        {"HELIOGRAPH_API_PORT": "81", "HELIOGRAPH_DATA_DIR": "/x", "REDIS_URL": "unix:///s"}
+    )
+    assert (settings.api_port, settings.data_dir, settings.url) == (81, Path("/x"), "unix:///s")
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"HELIOGRAPH_API_PORT": "eighty"}, "HELIOGRAPH_API_PORT='eighty' does not parse"),
+        ({"HELIOGRAPH_API_PORT": "70000"}, "HELIOGRAPH_API_PORT=70000 is not a port"),
+        ({"HELIOGRAPH_WORKERS": "0"}, "HELIOGRAPH_WORKERS=0 must be at least 1"),
+        ({"HELIOGRAPH_APIPORT": "80"}, "HELIOGRAPH_APIPORT is not a setting"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        Settings.from_environment(environ)
+
+
+@pytest.mark.parametrize("url", ["http://x", "localhost:6379", "sentinel://host/svc"])
+def test_a_redis_url_of_no_known_form_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL"):
+        connect(url)
+
+
+def test_importing_the_packages_is_light() -> None:
+    code = (
+        "import sys, broker, workers, frontend, broker.channel, broker.registry, broker.feedback\n"
+        "heavy = {'torch', 'gradio', 'flask', 'PIL', 'transformers', 'gevent'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_workers_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from workers.__main__ import parse_flags\n"
+        "from broker.settings import Settings\n"
+        "try: parse_flags(Settings(), ['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for flag in ("model-path", "model-name", "device", "load-8bit", "limit-model-concurrency"):
+        assert f"--{flag}" in shown.stdout
+
+
+def test_a_busy_port_is_one_sentence_with_port_and_setting(tmp_path: Path) -> None:
+    port = free_port()
+    with embedded_valkey(tmp_path, port):
+        for command in ("serve", "up"):
+            tried = subprocess.run(
+                [sys.executable, "-m", "broker", command],
+                env={
+                    "HELIOGRAPH_REDIS_PORT": str(port),
+                    "HELIOGRAPH_DATA_DIR": str(tmp_path / "d"),
+                },
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+            assert tried.returncode == 1
+            assert f"Port {port} on 127.0.0.1" in tried.stderr
+            assert "HELIOGRAPH_REDIS_PORT" in tried.stderr
+            assert "Traceback" not in tried.stderr

@@ -1,0 +1,72 @@
+"""Fixtures: an embedded Valkey, a real Redis where there is one, and stacks of real processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from broker.connection import connect
+from tests.stack import Stack, embedded_valkey, real_redis
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded_valkey(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+SERVERS = ["valkey", "redis"] if shutil.which("redis-server") else ["valkey"]
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def server_url(request: pytest.FixtureRequest, valkey_url: str) -> Iterator[str]:
+    """Both servers that must work: the embedded Valkey and, where installed, real Redis."""
+    if request.param == "valkey":
+        yield valkey_url
+    else:
+        folder = request.getfixturevalue("tmp_path_factory").mktemp("redis")
+        with real_redis(folder) as url:
+            yield url
+
+
+@pytest.fixture
+def client(server_url: str) -> Iterator[redis.Redis]:
+    """A client of each server in turn."""
+    made = connect(server_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A Valkey of the test's own with no process beside it; the test starts what it needs."""
+    folder = tmp_path_factory.mktemp("stack")
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def echo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A Valkey and a fast echo worker, shared by the tests of a module."""
+    folder = tmp_path_factory.mktemp("echo-stack")
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        made.echo_worker()
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A Valkey and a worker with the demo model, shared by the tests of a module."""
+    folder = tmp_path_factory.mktemp("demo-stack")
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        made.worker()
+        yield made
+        made.stop()

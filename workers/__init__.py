@@ -1,0 +1,1 @@
+"""Workers turn jobs into token events; the only package that imports torch, and only in engines."""

@@ -1,0 +1,148 @@
+"""`python -m workers`: one worker process that serves one model from its queue.
+
+The flags are those of the worker people already know; what is not given comes from the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from broker.connection import connect
+from broker.errors import ConfigurationError
+from broker.messages import WorkerInfo
+from broker.settings import Settings
+from workers.engines import load_engine
+from workers.engines.base import EngineOptions
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "model"
+DEMO_NAME = "heliograph-demo"
+DEFAULT_SLOTS = {"local": 16, "echo": 256}
+
+log = logging.getLogger("workers")
+
+
+def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; defaults come from `settings`."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument(
+        "--model-path",
+        default=settings.model_path,
+        help="folder or hub name of a checkpoint, or 'demo' (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--model-name",
+        default=settings.model_name,
+        help="name to serve it under (default: by path)",
+    )
+    parser.add_argument(
+        "--device", default=settings.device, help="auto, cpu, cuda, cuda:1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engine",
+        default=settings.engine,
+        choices=sorted(DEFAULT_SLOTS),
+        help="what computes the tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="weights",
+    )
+    parser.add_argument("--load-8bit", action="store_true", help="keep the weights in 8 bits")
+    parser.add_argument(
+        "--limit-model-concurrency",
+        type=int,
+        metavar="SLOTS",
+        help="requests that run at once, in one batch (default: local 16, echo 256)",
+    )
+    parser.add_argument("--context-length", type=int, help="tokens a conversation may have at most")
+    return parser.parse_args(argv)
+
+
+def served_name(model_path: str) -> str:
+    """Name for a checkpoint: last part of its path; `checkpoint-*` gets its parent's in front."""
+    if model_path == "demo":
+        return DEMO_NAME
+    parts = model_path.partition("?")[0].rstrip("/").split("/")
+    if parts[-1].startswith("checkpoint-") and len(parts) > 1:
+        return f"{parts[-2]}_{parts[-1]}"
+    return parts[-1]
+
+
+def serve(settings: Settings, flags: argparse.Namespace) -> None:
+    """Load the model, announce it and work until asked to stop.
+
+    Raises:
+        ConfigurationError: a flag does not fit the checkpoint or this machine.
+    """
+    from workers.pulse import Pulse
+    from workers.worker import BatchWorker, listen
+
+    model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
+    if flags.engine == "echo" and flags.model_path == "demo":
+        model_path = "echo"
+    name = flags.model_name or served_name("echo" if model_path == "echo" else flags.model_path)
+    info = WorkerInfo(
+        id=uuid.uuid4().hex[:8],
+        model=name,
+        engine=flags.engine,
+        device=flags.device,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        state="loading",
+        started_s=time.time(),
+    )
+    log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
+    pulse = Pulse(connect(settings.url), info)
+    pulse.start()
+    try:
+        options = EngineOptions(
+            model_path=model_path,
+            engine=flags.engine,
+            device=flags.device,
+            dtype=flags.dtype,
+            load_8bit=flags.load_8bit,
+            slots=flags.limit_model_concurrency or DEFAULT_SLOTS[flags.engine],
+            context_length=flags.context_length,
+            max_image_pixels=settings.max_image_pixels,
+        )
+        engine = load_engine(options, pulse.progress)
+        worker = BatchWorker(settings.url, name, info.id, engine)
+        listen(worker)
+        pulse.attach(worker)
+        log.info(
+            "%s is ready on %s: %d slots of %d tokens",
+            name,
+            engine.device,
+            engine.slots,
+            engine.context_length,
+        )
+        worker.work()
+    finally:
+        pulse.stop()
+
+
+def main() -> None:
+    """Run a worker; a wrong setting ends it with one sentence."""
+    try:
+        settings = Settings.from_environment()
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        serve(settings, parse_flags(settings))
+    except ConfigurationError as error:
+        sys.exit(f"heliograph worker: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

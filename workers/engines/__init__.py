@@ -1,0 +1,36 @@
+"""The engines by name, each imported only when it is chosen.
+
+So `--help`, the scheduler and every process that merely needs the names run without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from broker.errors import ConfigurationError
+from workers.engines.base import Engine, EngineOptions, Loading
+
+_ENGINES = {
+    "local": ("workers.engines.local", "LocalEngine"),
+    "echo": ("workers.engines.echo", "EchoEngine"),
+}
+
+
+def engine_names() -> tuple[str, ...]:
+    """Names that `load_engine` knows."""
+    return tuple(_ENGINES)
+
+
+def load_engine(options: EngineOptions, progress: Loading) -> Engine:
+    """Build the engine that the options name; loading a big model can take minutes.
+
+    Raises:
+        ConfigurationError: the engine is unknown, or cannot serve this model on this machine.
+    """
+    try:
+        module, cls = _ENGINES[options.engine]
+    except KeyError:
+        known = ", ".join(_ENGINES)
+        raise ConfigurationError(f"engine {options.engine!r} is not one of: {known}") from None
+    engine: Engine = getattr(import_module(module), cls)(options, progress)
+    return engine

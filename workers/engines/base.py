@@ -1,0 +1,116 @@
+"""What an engine is: the seam between the scheduler and whatever computes tokens.
+
+Owns the `Engine` protocol, the `Batch` it is given and the `EngineOptions` it is built from. Knows
+neither Redis nor RQ, and no tensor: an engine knows sequences, and sequences know token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.messages import GenerateRequest
+from workers.sequence import Sequence
+
+Loading = Callable[[int], None]
+"""Told how many per cent of the loading are done, from 0 to 100, never falling."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is built from; `"auto"` and None leave the choice to the engine."""
+
+    model_path: str
+    engine: str = "local"
+    device: str = "auto"
+    dtype: str = "auto"
+    load_8bit: bool = False
+    slots: int = 16
+    context_length: int | None = None
+    max_image_pixels: int = 25_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a sequence's ids, `start` to `stop`, that is to be prefilled in one step."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a token is sampled after this chunk."""
+        return self.stop == len(self.sequence.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The work of one step: prompt pieces to prefill, and sequences that want one more token."""
+
+    prefills: tuple[Chunk, ...] = ()
+    decodes: tuple[Sequence, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prefills) + len(self.decodes)
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """The sequences concerned, in the order of the tokens that `Engine.step` returns."""
+        return (*(chunk.sequence for chunk in self.prefills), *self.decodes)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split the work in two, decodes first; used to find what made a step fail."""
+        if self.prefills and self.decodes:
+            return Batch(decodes=self.decodes), Batch(prefills=self.prefills)
+        middle = len(self) // 2
+        return (
+            Batch(self.prefills[:middle], self.decodes[:middle]),
+            Batch(self.prefills[middle:], self.decodes[middle:]),
+        )
+
+
+class Engine(Protocol):
+    """Computes tokens for up to `slots` sequences at once.
+
+    `step` and `release` are called from one thread; `prepare` may run beside them in others.
+    """
+
+    name: str
+    device: str
+    slots: int
+    context_length: int
+    images: bool
+    chunk_tokens: int
+    """Prompt tokens to prefill per step, so that a long prompt does not stall running streams."""
+
+    def prepare(
+        self,
+        request: GenerateRequest,
+        images: Mapping[str, bytes],
+        resume_ids: tuple[int, ...] = (),
+    ) -> Sequence:
+        """Turn a request and its pictures' bytes (by SHA-256) into a sequence.
+
+        `resume_ids` are tokens that an earlier attempt produced and published: they count as
+        generated, their text is not told again, and generation goes on right behind them.
+
+        Raises:
+            ContextLengthExceeded: the prompt leaves no room for an answer.
+            InvalidImage: a picture is missing, damaged or over a limit.
+            InvalidRequest: the model cannot take this conversation.
+        """
+        ...
+
+    def step(self, batch: Batch) -> list[int | None]:
+        """Run the model once; one token for each of `batch.sequences`, None if still prefilling.
+
+        Whether it returns or raises, ids and `cached` of the sequences are unchanged. After it
+        raised, the same work may be asked for again in parts, the decodes before the prefills.
+        """
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back whatever the sequence holds; a no-op if it holds nothing."""
+        ...

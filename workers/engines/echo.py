@@ -1,0 +1,158 @@
+"""An engine without a model: it answers with the last message's words, at a settable speed.
+
+It is a real engine for everything that is not a model: load tests, demonstrations of the queue, and
+the tests of all parts around an engine. Its options ride on the model path like a query string:
+
+    echo?tokens_per_s=20&prefill_s=0.05&tokens=200&context_length=8192
+
+`tokens_per_s` is the speed of each stream (0, the default: as fast as it can), `prefill_s` the time
+that one prompt takes, `tokens` the length of the answer, for which the words are repeated or cut
+(0, the default: each word once). A token is a word with the blanks before it; its id is its place
+in the answer, from 1, and id 0 ends the answer.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from urllib.parse import parse_qsl
+
+from broker.errors import ConfigurationError
+from broker.messages import GenerateRequest, TextPart
+from workers.detokenize import Detokenizer
+from workers.engines.base import Batch, EngineOptions, Loading
+from workers.images import load_image
+from workers.sequence import Sequence, answer_room
+
+_END = 0
+_WORD = re.compile(r"\s*\S+|\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class EchoOptions:
+    """What the model path of an echo engine may set."""
+
+    tokens_per_s: float = 0.0
+    prefill_s: float = 0.0
+    tokens: int = 0
+    context_length: int = 8192
+
+    @classmethod
+    def parse(cls, model_path: str) -> EchoOptions:
+        """Read `name?key=value&...`.
+
+        Raises:
+            ConfigurationError: a key is unknown, or a value is not a number or negative.
+        """
+        defaults = {each.name: each.default for each in fields(cls)}
+        values = {}
+        for key, text in parse_qsl(model_path.partition("?")[2], keep_blank_values=True):
+            if key not in defaults:
+                raise ConfigurationError(f"echo: {key!r} is not one of: {', '.join(defaults)}")
+            try:
+                values[key] = type(defaults[key])(text)
+            except ValueError:
+                raise ConfigurationError(f"echo: {key}={text!r} is not a number") from None
+            if values[key] < 0:
+                raise ConfigurationError(f"echo: {key}={text!r} is negative")
+        return cls(**values)
+
+
+class EchoEngine:
+    """Answers with the words of the last user message, and with a word for each of its pictures."""
+
+    name = "echo"
+    device = "cpu"
+    images = True
+    chunk_tokens = 1_000_000
+
+    def __init__(self, options: EngineOptions, progress: Loading) -> None:
+        self._echo = EchoOptions.parse(options.model_path)
+        self.slots = options.slots
+        self.context_length = options.context_length or self._echo.context_length
+        self._max_image_pixels = options.max_image_pixels
+        self._busy_until_s = 0.0
+        progress(100)
+
+    def prepare(
+        self,
+        request: GenerateRequest,
+        images: Mapping[str, bytes],
+        resume_ids: tuple[int, ...] = (),
+    ) -> Sequence:
+        """See `Engine.prepare`; a word and a picture are a token each."""
+        for sha256 in dict.fromkeys(request.images):
+            load_image(images.get(sha256, b""), self._max_image_pixels)
+        words = _answer_words(request)
+        texts = (message.text for message in request.messages)
+        prompt_tokens = sum(len(text.split()) for text in texts) + len(request.images)
+        sequence = Sequence(
+            request_id=request.id,
+            prompt_ids=(1,) * max(1, prompt_tokens),
+            sampling=request.sampling,
+            max_tokens=answer_room(
+                prompt_tokens, request.sampling.max_tokens, self.context_length
+            ),
+            eos_ids=frozenset((_END,)),
+            detokenizer=Detokenizer(_decoder(words), request.sampling.stop),
+            payload=self._echo.tokens or len(words),
+        )
+        sequence.resume(resume_ids)
+        return sequence
+
+    def step(self, batch: Batch) -> list[int | None]:
+        """See `Engine.step`; takes as long as the options say."""
+        cost_s = self._echo.prefill_s * len(batch.prefills)
+        if self._echo.tokens_per_s and batch.decodes:
+            cost_s += 1.0 / self._echo.tokens_per_s
+        self._spend(cost_s)
+        return [_next_token(sequence) for sequence in batch.sequences]
+
+    def release(self, sequence: Sequence) -> None:
+        """See `Engine.release`; an echo holds nothing."""
+
+    def _spend(self, cost_s: float) -> None:
+        """Let time pass, the caller's own time since the last step included, as a GPU would."""
+        now = time.monotonic()
+        if now - self._busy_until_s > cost_s:
+            self._busy_until_s = now
+        self._busy_until_s += cost_s
+        if self._busy_until_s > now:
+            time.sleep(self._busy_until_s - now)
+
+
+def _answer_words(request: GenerateRequest) -> list[str]:
+    """Split the last user message into words, a picture being `[image 1a2b3c4d]`."""
+    asked = [message for message in request.messages if message.role == "user"]
+    content = asked[-1].content if asked else ()
+    text = ""
+    for part in content:
+        if isinstance(part, TextPart):
+            text += part.text
+        else:
+            text += f"{' ' if text else ''}[image\u00a0{part.sha256[:8]}] "
+    words = _WORD.findall(text.strip()) or ["..."]
+    return [word.replace("\u00a0", " ") for word in words]
+
+
+def _decoder(words: list[str]) -> Callable[[list[int]], str]:
+    """Ids to text; where the answer starts over, a blank stands between last and first word."""
+
+    def decode(ids: list[int]) -> str:
+        return "".join(_word(words, token_id - 1) for token_id in ids)
+
+    return decode
+
+
+def _word(words: list[str], place: int) -> str:
+    word = words[place % len(words)]
+    return word if place < len(words) or word[0].isspace() else " " + word
+
+
+def _next_token(sequence: Sequence) -> int:
+    length = sequence.payload
+    assert isinstance(length, int)
+    place = len(sequence.output_ids)
+    return place + 1 if place < length else _END

@@ -1,0 +1,128 @@
+"""The engine's thread: takes prepared sequences and cancellations, steps the scheduler, hands on.
+
+Preparing (templates, tokenising, pictures) happens in a pool beside it, so that a big picture does
+not stop running streams. Knows neither Redis nor RQ.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from broker.errors import HeliographError, WorkerFailed
+from workers.engines.base import Engine
+from workers.running import RunningJob
+from workers.scheduler import Output, Scheduler
+from workers.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+FetchImages = Callable[[RunningJob], Mapping[str, bytes]]
+
+
+class Generation:
+    """Runs jobs on one engine; every job that was added gets exactly one last output."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        fetch_images: FetchImages,
+        publish: Callable[[list[tuple[RunningJob, Output]]], None],
+    ) -> None:
+        self._engine = engine
+        self._fetch_images = fetch_images
+        self._publish = publish
+        self._scheduler = Scheduler(engine)
+        self._jobs: dict[str, RunningJob] = {}
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread.start()
+
+    def add(self, job: RunningJob) -> None:
+        """Prepare a job and run it as soon as a slot is free."""
+        if job.request.images:
+            self._pool.submit(self._prepare, job)
+        else:
+            self._commands.put(lambda: self._prepare_here(job))
+
+    def cancel(self, job: RunningJob) -> None:
+        """End a job before the next decode step; it ends with finish reason "cancelled"."""
+        job.cancelled = True
+        self._commands.put(lambda: self._cancel(job))
+
+    def drop(self, job: RunningJob) -> None:
+        """Forget a job that somebody else has taken over; nothing more is published for it."""
+        self._commands.put(lambda: self._drop(job))
+
+    def stop(self) -> None:
+        """End the thread after the current step; running jobs are left as they are."""
+        self._commands.put(None)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._thread.join(5.0)
+
+    def _prepare(self, job: RunningJob) -> None:
+        """Prepare in the pool; whatever goes wrong ends this job and no other."""
+        sequence = self._try_prepare(job)
+        if sequence is not None:
+            self._commands.put(lambda: self._schedule(job, sequence))
+
+    def _prepare_here(self, job: RunningJob) -> None:
+        sequence = self._try_prepare(job)
+        if sequence is not None:
+            self._schedule(job, sequence)
+
+    def _try_prepare(self, job: RunningJob) -> Sequence | None:
+        try:
+            images = self._fetch_images(job)
+            return self._engine.prepare(job.request, images, job.resume_ids)
+        except HeliographError as error:
+            failure = error
+        except Exception:
+            log.exception("job %s could not be prepared", job.id)
+            failure = WorkerFailed(
+                f"The worker failed to prepare job {job.id}. Try again; if it happens again, "
+                "the operator finds the reason in the worker's log."
+            )
+        self._publish([(job, Output(job.id, error=failure.body))])
+        return None
+
+    def _schedule(self, job: RunningJob, sequence: Sequence) -> None:
+        self._jobs[job.id] = job
+        self._scheduler.add(sequence)
+        if job.cancelled:
+            self._scheduler.cancel(job.id)
+
+    def _cancel(self, job: RunningJob) -> None:
+        self._scheduler.cancel(job.id)
+
+    def _drop(self, job: RunningJob) -> None:
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
+            self._scheduler.cancel(job.id)
+
+    def _run(self) -> None:
+        while True:
+            while not self._scheduler.has_work or not self._commands.empty():
+                command = self._commands.get()
+                if command is None:
+                    return
+                command()
+            self._publish(self._outputs())
+
+    def _outputs(self) -> list[tuple[RunningJob, Output]]:
+        told = []
+        for output in self._scheduler.step():
+            job = self._jobs.get(output.request_id)
+            if job is None:
+                continue
+            told.append((job, output))
+            if output.finish_reason or output.error:
+                del self._jobs[output.request_id]
+        return told

@@ -1,0 +1,88 @@
+"""Repairs what dead workers leave behind: expired leases, and jobs popped but never started.
+
+One janitor at a time, under a lock that expires by Redis's clock. RQ's own clean-up re-queues an
+abandoned job or, when its retries are used up, fails it; then the reader is told here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import redis
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from broker import channel, keys
+from broker.errors import WorkerFailed
+from broker.queues import GenerateJob, intermediate_key, queue_key
+
+log = logging.getLogger(__name__)
+
+LOCK_S = 5
+STRANDED_S = 3.0
+"""A popped job that no worker has started after this time is put back."""
+
+_HOLD_LOCK = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
+
+_PUT_BACK = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+"""
+
+
+class Janitor:
+    """Called once a second by every worker; works only in the one that holds the lock."""
+
+    def __init__(self, client: redis.Redis, worker_id: str) -> None:
+        self._client = client
+        self._worker_id = worker_id
+        self._stranded_since: dict[str, float] = {}
+
+    def sweep(self) -> None:
+        """Repair the queues of all models, if this is the janitor of the moment."""
+        held = self._client.eval(_HOLD_LOCK, 1, keys.JANITOR_LOCK, self._worker_id, str(LOCK_S))
+        if not held:
+            self._stranded_since.clear()
+            return
+        seconds, microseconds = self._client.time()
+        models: Any = self._client.hkeys(keys.MODELS)
+        seen: set[str] = set()
+        for model in (raw.decode() for raw in models):
+            registry = StartedJobRegistry(
+                model, self._client, job_class=GenerateJob, serializer=JSONSerializer
+            )
+            registry.cleanup(seconds + microseconds / 1e6, exception_handlers=[self._abandoned])
+            seen |= self._put_back(model, registry)
+        self._stranded_since = {
+            job_id: since for job_id, since in self._stranded_since.items() if job_id in seen
+        }
+
+    def _abandoned(self, job: Job, *_: object) -> bool:
+        log.warning("job %s was abandoned by its worker, %s retries left", job.id, job.retries_left)
+        if not job.retries_left:
+            error = WorkerFailed(
+                f"The workers that ran job {job.id} died again and again, so it was given up. "
+                "Try again, or change the request if that does not help."
+            )
+            channel.fail(self._client, job.id, self._worker_id, error.body)
+        return True
+
+    def _put_back(self, model: str, registry: StartedJobRegistry) -> set[str]:
+        popped: Any = self._client.lrange(intermediate_key(model), 0, -1)
+        if not popped:
+            return set()
+        started = set(registry.get_job_ids(cleanup=False))
+        waiting = {raw.decode() for raw in popped} - started
+        now = time.monotonic()
+        for job_id in waiting:
+            if now - self._stranded_since.setdefault(job_id, now) > STRANDED_S:
+                log.warning("job %s was popped but never started; it is queued again", job_id)
+                self._client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id)
+        return waiting

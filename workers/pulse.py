@@ -1,0 +1,119 @@
+"""The pulse: once a second a worker says that it lives, and renews what it holds.
+
+Also looks for cancellations whose message was lost, and lets the janitor work. Runs from before the
+model is loaded, so that people see the loading; survives a Redis that goes away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+import redis
+from redis.exceptions import RedisError
+
+from broker import keys, registry
+from broker.messages import WorkerInfo
+from workers.janitor import Janitor
+from workers.worker import BatchWorker
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+SPEED_WINDOW = 10
+"""Pulses over which tokens/s are averaged."""
+
+
+class Pulse:
+    """The heartbeat thread of one worker process."""
+
+    def __init__(self, client: redis.Redis, info: WorkerInfo) -> None:
+        """Announce `info` from `start` on; `attach` a worker once its engine is loaded."""
+        self._client = client
+        self._info = info
+        self._worker: BatchWorker | None = None
+        self._janitor = Janitor(client, info.id)
+        self._counts: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def progress(self, percent: int) -> None:
+        """Tell how far loading is; it shows in the registry at once and in the log by tens."""
+        before = self._info.progress
+        self._info = self._info.model_copy(update={"progress": percent})
+        if percent // 10 > before // 10 or percent == 100:
+            log.info("loading %s: %d %%", self._info.model, percent)
+        self._wake.set()
+
+    def attach(self, worker: BatchWorker) -> None:
+        """Go from loading to ready: from now on slots, running jobs and speed are told."""
+        engine = worker.engine
+        self._info = self._info.model_copy(
+            update={
+                "state": "ready",
+                "progress": 100,
+                "device": engine.device,
+                "slots": engine.slots,
+                "context_length": engine.context_length,
+                "images": engine.images,
+            }
+        )
+        self._worker = worker
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread and leave the registry at once."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(2.0)
+        try:
+            registry.withdraw(self._client, self._info.id)
+        except RedisError as error:
+            log.warning("leaving the registry failed, the heartbeat expires instead: %s", error)
+
+    def _run(self) -> None:
+        answers = True
+        while not self._stop.is_set():
+            try:
+                self._beat()
+                if not answers:
+                    log.info("Redis answers again")
+                answers = True
+            except RedisError as error:
+                if answers:
+                    log.warning("heartbeat failed, trying again each second: %s", error)
+                answers = False
+            self._wake.wait(PERIOD_S)
+            self._wake.clear()
+
+    def _beat(self) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        worker = self._worker
+        running = tuple(worker.running_jobs) if worker is not None else ()
+        if worker is not None:
+            for job_id in running:
+                pipe.hget(keys.job(job_id), "cancel")
+            worker.renew(pipe)
+        registry.announce(pipe, self._now())
+        replies = pipe.execute()
+        for job_id, cancelled in zip(running, replies, strict=False):
+            if cancelled == b"1" and worker is not None:
+                worker.cancel(job_id)
+        self._janitor.sweep()
+
+    def _now(self) -> WorkerInfo:
+        worker = self._worker
+        if worker is None:
+            return self._info
+        self._counts.append((time.monotonic(), worker.tokens))
+        (first_s, first), (last_s, last) = self._counts[0], self._counts[-1]
+        speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        changes = {"running": len(worker.running_jobs), "speed": round(speed, 1)}
+        return self._info.model_copy(update=changes)

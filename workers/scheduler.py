@@ -1,0 +1,154 @@
+"""Continuous batching: waiting -> running -> finished, one engine step at a time.
+
+Owns who runs: first come, first served into the engine's slots, prompts prefilled in chunks beside
+the running streams, cancellation, and the one place where an engine's failure becomes the failure
+of a request. Knows neither tensors nor Redis, and is used from one thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from broker.errors import ErrorBody, HeliographError, WorkerFailed
+from broker.messages import FinishReason, Usage
+from workers.engines.base import Batch, Chunk, Engine
+from workers.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a step brought for one request; the last one has a finish reason or an error."""
+
+    request_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: ErrorBody | None = None
+
+
+Sampled = list[tuple[Sequence, int | None]]
+
+
+class Scheduler:
+    """Runs sequences on an engine; every added one gets exactly one last `Output`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: dict[str, Sequence] = {}
+        self._running: dict[str, Sequence] = {}
+        self._ended: list[Output] = []
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do or to tell."""
+        return bool(self._running or self._waiting or self._ended)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. One that its resumed tokens already ended is told at the next step.
+
+        Raises:
+            ValueError: a sequence of that request is already here.
+        """
+        if sequence.request_id in self._running or sequence.request_id in self._waiting:
+            raise ValueError(f"request {sequence.request_id} is already scheduled")
+        if sequence.finish_reason is not None:
+            self._end(sequence, sequence.tail)
+        else:
+            self._waiting[sequence.request_id] = sequence
+
+    def cancel(self, request_id: str) -> bool:
+        """Stop a request and free its slot at once; False if it is not (or no longer) here."""
+        sequence = self._running.get(request_id) or self._waiting.get(request_id)
+        if sequence is None:
+            return False
+        sequence.finish("cancelled")
+        self._end(sequence, sequence.tail)
+        return True
+
+    def step(self) -> list[Output]:
+        """Bring every running sequence one step further; return what is new."""
+        batch = self._schedule()
+        sampled = self._run(batch)
+        fresh = self._advance(batch, sampled)
+        return self._collect(fresh)
+
+    def _schedule(self) -> Batch:
+        while self._waiting and len(self._running) < self._engine.slots:
+            request_id = next(iter(self._waiting))
+            self._running[request_id] = self._waiting.pop(request_id)
+        decodes = tuple(each for each in self._running.values() if each.is_decoding)
+        return Batch(tuple(self._chunks()), decodes)
+
+    def _chunks(self) -> list[Chunk]:
+        budget, chunks = self._engine.chunk_tokens, []
+        for sequence in self._running.values():
+            if sequence.is_decoding:
+                continue
+            stop = min(len(sequence.ids), sequence.cached + budget)
+            chunks.append(Chunk(sequence, sequence.cached, stop))
+            budget -= stop - sequence.cached
+            if budget <= 0:
+                break
+        return chunks
+
+    def _run(self, batch: Batch) -> Sampled:
+        if not len(batch):
+            return []
+        try:
+            return list(zip(batch.sequences, self._engine.step(batch), strict=True))
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch.sequences[0], error)
+                return []
+            log.warning("step of %d sequences failed (%r); trying it in halves", len(batch), error)
+            first, second = batch.halves()
+            return self._run(first) + self._run(second)
+
+    def _advance(self, batch: Batch, sampled: Sampled) -> list[Output]:
+        stops = {id(chunk.sequence): chunk.stop for chunk in batch.prefills}
+        fresh = []
+        for sequence, token_id in sampled:
+            sequence.cached = stops.get(id(sequence), len(sequence.ids))
+            if token_id is None:
+                continue
+            text = sequence.append(token_id)
+            if sequence.finish_reason is None:
+                fresh.append(Output(sequence.request_id, text, (token_id,)))
+            else:
+                self._end(sequence, text, (token_id,))
+        return fresh
+
+    def _collect(self, fresh: list[Output]) -> list[Output]:
+        ended, self._ended = self._ended, []
+        return fresh + ended
+
+    def _end(self, sequence: Sequence, text: str = "", token_ids: tuple[int, ...] = ()) -> None:
+        self._forget(sequence)
+        reason, usage = sequence.finish_reason, sequence.usage
+        self._ended.append(Output(sequence.request_id, text, token_ids, reason, usage))
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        log.error("request %s failed in the engine", sequence.request_id, exc_info=error)
+        self._forget(sequence)
+        if not isinstance(error, HeliographError):
+            error = WorkerFailed("The model failed on this request. Try again, or shorten it.")
+        self._ended.append(Output(sequence.request_id, error=error.body))
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._running.pop(sequence.request_id, None)
+        self._waiting.pop(sequence.request_id, None)
+        self._engine.release(sequence)
