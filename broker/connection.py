@@ -26,7 +26,7 @@ SOCKET_TIMEOUT_S = 1.5
 MAX_CONNECTIONS = 32
 """Connections of one client; the threads of a process with a thousand streams take turns."""
 
-TURN_TIMEOUT_S = 5.0
+TURN_TIMEOUT_S = 10.0
 """Longest wait for one of them; redis-py's own pool would refuse at once beyond its 100th."""
 
 

@@ -45,6 +45,11 @@ class Service:
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
         self._subscriber = Subscriber(self._redis)
 
+    def close(self) -> None:
+        """Close the connections; for tests and short programs."""
+        self._subscriber.close()
+        self._redis.close()
+
     def ping(self) -> None:
         """Check that Redis answers.
 

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from broker.connection import connect
+from tests.pictures import scene
 from tests.stack import Stack, embedded_valkey, real_redis
 
 
@@ -70,3 +71,8 @@ def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made.worker()
         yield made
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def red_circle() -> bytes:
+    return scene(("circle", "red", (112, 112)))
