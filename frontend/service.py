@@ -10,10 +10,9 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from broker import feedback, images, queues, registry
-from broker.channel import Subscriber
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RequestTooLarge
 from broker.messages import (
@@ -27,18 +26,33 @@ from broker.messages import (
     WorkerInfo,
 )
 from broker.settings import Settings
+from broker.subscriber import Subscriber
 from frontend import pictures
 
 ORPHAN_S = 30.0
 """How long a silent job may lack any live worker of its model before its reader is told."""
 
 
+Offload = Callable[[Callable[[], None]], None]
+
+
+def _directly(computation: Callable[[], None]) -> None:
+    computation()
+
+
 class Service:
     """What the doors share: one per process."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Prepare connections; none is opened before the first call."""
+    def __init__(self, settings: Settings, offload: Offload = _directly) -> None:
+        """Prepare connections; none is opened before the first call.
+
+        Args:
+            settings: the Redis to use, and limits.
+            offload: runs a computation of up to a second (decoding a picture) and returns when it
+                is done; a process of greenlets gives one that lets the others go on meanwhile.
+        """
         self.settings = settings
+        self._offload = offload
         self._redis = connect(settings.url)
         # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
         self._once = connect(settings.url, retry=False)
@@ -49,6 +63,7 @@ class Service:
         """Close the connections; for tests and short programs."""
         self._subscriber.close()
         self._redis.close()
+        self._once.close()
 
     def ping(self) -> None:
         """Check that Redis answers.
@@ -81,8 +96,13 @@ class Service:
         with redis_errors():
             if images.exists(self._once, sha256):
                 return sha256
-        pictures.check(
-            data, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels, param=param
+        self._offload(
+            lambda: pictures.check(
+                data,
+                max_bytes=limits.max_image_bytes,
+                max_pixels=limits.max_image_pixels,
+                param=param,
+            )
         )
         with redis_errors():
             return images.put(self._once, data)
@@ -147,7 +167,7 @@ class Service:
 
         Raises:
             NoLiveWorker: the answer is silent and its model has had no live worker for a while.
-            JobNotFound, RedisUnavailable: see `broker.channel`.
+            JobNotFound, RedisUnavailable: see `broker.subscriber`.
         """
         alone_since: float | None = None
         checked = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from broker import channel, keys
-from broker.channel import Subscriber
+from broker import subscriber as reading
 from broker.connection import connect
 from broker.errors import ErrorBody, JobNotFound
 from broker.messages import (
@@ -29,6 +29,7 @@ from broker.messages import (
     decode_event,
     encode_event,
 )
+from broker.subscriber import Subscriber
 
 
 def make_job(client: redis.Redis) -> str:
@@ -213,7 +214,7 @@ def test_following_an_unknown_job_says_so(subscriber: Subscriber) -> None:
 def test_a_job_that_vanishes_with_its_redis_data_ends_its_readers(
     client: redis.Redis, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "RESYNC_S", 0.2)
+    monkeypatch.setattr(reading, "RESYNC_S", 0.2)
     job_id = make_job(client)
     events = subscriber.follow(job_id, tick_s=0.1)
     claim(client, job_id)
