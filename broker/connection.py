@@ -48,10 +48,11 @@ def connect(
         "decode_responses": False,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": socket_timeout_s,
-        "socket_keepalive": True,
         "health_check_interval": 0,
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 2) if retry else Retry(_NONE, 0),
     }
+    if not url.startswith("unix://"):
+        options["socket_keepalive"] = True
     if url.startswith("sentinel://"):
         return _connect_sentinel(url, options)
     if not url.startswith(("redis://", "rediss://", "unix://")):
