@@ -1,14 +1,16 @@
-# One image for the worker, the API and the chat page. For a GPU build with
-#   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# One image for the worker, the API and the chat page. pip's default torch runs on CPU and GPU; to
+# build a smaller image for CPU only, name an index that has that build:
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=... .
 FROM python:3.12-slim
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /heliograph
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY broker broker
 COPY workers workers
 COPY frontend frontend
-RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint constraints.txt . \
+RUN pip install --no-cache-dir --constraint constraints.txt . \
     && useradd --create-home heliograph
 USER heliograph
+WORKDIR /home/heliograph
 CMD ["python", "-m", "workers"]
