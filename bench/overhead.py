@@ -2,7 +2,8 @@
 
 `python -m bench.overhead` runs, on one embedded Valkey and in one go:
 (a) jobs/s from submit to the terminal event, beside a bare RQ SimpleWorker with an empty function;
-(b) jobs/s over HTTP and the time to first token added at 1, 32 and 256 parallel streams.
+(b) the whole HTTP path: jobs/s, and the time to first token of a request that arrives while 0, 31
+    or 255 other streams of 20 tokens/s are open; the engine itself answers at once.
 Rounds alternate, and medians are printed, since machines are noisy.
 """
 
@@ -10,19 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import httpx
 import redis
 from rq import Queue
 
+from bench.streams import Load
 from broker.connection import connect
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from broker.queues import Submitter
@@ -84,38 +87,52 @@ def _request() -> GenerateRequest:
     )
 
 
-BODY = {"model": "echo", "messages": [{"role": "user", "content": "a b c d"}], "stream": True}
+def chat(model: str, text: str) -> dict[str, object]:
+    """Body of a streamed request."""
+    return {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
 
 
-def http_stream(address: str, clients: httpx.Client) -> tuple[float, float]:
-    """One streamed answer: seconds to the first token and to the end."""
-    begin = time.perf_counter()
-    first = 0.0
-    with clients.stream("POST", f"{address}/v1/chat/completions", json=BODY) as answer:
-        for line in answer.iter_lines():
-            if not first and '"content":"' in line and '"content":""' not in line:
-                first = time.perf_counter() - begin
-            if line == "data: [DONE]":
-                break
-    assert first, "no token arrived"
-    return first, time.perf_counter() - begin
+def http_jobs(address: str, parallel: int, count: int) -> float:
+    """Jobs/s over HTTP, `parallel` clients that ask again as soon as they are answered."""
+    load = Load(address, chat("echo", "a b c d"), parallel)
+    return count / load.run(lambda load: load.done >= count)
 
 
-def http_jobs(address: str, parallel: int, count: int) -> dict[str, float]:
-    """Jobs/s and time to first token (ms) with `parallel` streams open at any time."""
-    limits = httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel)
-    with httpx.Client(limits=limits, timeout=60) as clients:
-        http_stream(address, clients)
-        begin = time.perf_counter()
-        with ThreadPoolExecutor(parallel) as pool:
-            times = list(pool.map(lambda _: http_stream(address, clients), range(count)))
-        elapsed = time.perf_counter() - begin
-    firsts = sorted(1000 * first for first, _ in times)
-    return {
-        "jobs_per_s": count / elapsed,
-        "ttft_p50_ms": statistics.median(firsts),
-        "ttft_p95_ms": firsts[int(0.95 * (len(firsts) - 1))],
-    }
+def first_token_ms(address: str, parallel: int, count: int) -> list[float]:
+    """Times to first token of single requests while `parallel - 1` others stream 20 tokens/s."""
+    with background(address, parallel - 1):
+        probe = Load(address, chat("echo", "a b c d"), 1)
+        probe.run(lambda load: load.done >= count)
+    return [1000 * first for first in probe.firsts_s[:count]]
+
+
+@contextmanager
+def background(address: str, parallel: int) -> Iterator[None]:
+    """Keep `parallel` streams of 20 tokens/s open in another process."""
+    if not parallel:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")
+    stop, flowing = context.Event(), context.Event()
+    process = context.Process(target=stream_along, args=(address, parallel, stop, flowing))
+    process.start()
+    try:
+        assert flowing.wait(60), "the background streams did not begin"
+        yield
+    finally:
+        stop.set()
+        process.join(10)
+
+
+def stream_along(address: str, parallel: int, stop: Event, flowing: Event) -> None:
+    """Body of the background process: tell when every stream flows, go on until told to stop."""
+
+    def check(load: Load) -> bool:
+        if len(load.firsts_s) >= parallel:
+            flowing.set()
+        return stop.is_set()
+
+    Load(address, chat("echo-slow", "word"), parallel).run(check)
 
 
 def median_of(rounds: int, *runs: Callable[[], float]) -> list[float]:
@@ -166,17 +183,19 @@ def _measure_broker(stack: Stack, client: redis.Redis, jobs: int, rounds: int) -
 
 
 def _measure_http(stack: Stack, rounds: int) -> dict[str, object]:
+    flags = {"model-name": "echo-slow", "limit-model-concurrency": "512"}
+    stack.echo_worker("tokens_per_s=20&tokens=1000", **flags)
     address = stack.api()
-    figures: dict[str, object] = {}
-    print("streams   jobs/s   first token p50   p95 (ms)")
+    http_jobs(address, 8, 50)
+    rate = statistics.median(http_jobs(address, 32, 500) for _ in range(rounds))
+    print(f"HTTP, 32 clients       {rate:8.0f} jobs/s")
+    figures: dict[str, object] = {"http_jobs_per_s": rate}
+    print("streams   first token p50   p95 (ms)")
     for parallel in (1, 32, 256):
-        runs = [http_jobs(address, parallel, max(100, 3 * parallel)) for _ in range(rounds)]
-        row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        figures[f"http_{parallel}"] = row
-        print(
-            f"{parallel:7d} {row['jobs_per_s']:8.0f} {row['ttft_p50_ms']:17.1f}"
-            f" {row['ttft_p95_ms']:10.1f}"
-        )
+        firsts = sorted(t for _ in range(rounds) for t in first_token_ms(address, parallel, 60))
+        p50, p95 = statistics.median(firsts), firsts[int(0.95 * (len(firsts) - 1))]
+        figures[f"first_token_ms_{parallel}"] = {"p50": p50, "p95": p95}
+        print(f"{parallel:7d} {p50:17.1f} {p95:10.1f}")
     return figures
 
 
