@@ -7,13 +7,19 @@ a truncated one is refused here and not on a GPU. The bytes themselves are never
 from __future__ import annotations
 
 import io
-import warnings
 
-from PIL import Image
+# Named here so that Pillow never loads its other forty openers in search of one that fits.
+from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from broker.errors import InvalidImage, RequestTooLarge
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_OPENERS = (
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    GifImagePlugin.GifImageFile,
+)
+FORMATS = tuple(str(opener.format) for opener in _OPENERS)
 MAX_SIDE = 16_384
 MAX_RATIO = 200
 
@@ -32,13 +38,17 @@ def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = N
             param=param,
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                _check_size(*picture.size, max_pixels=max_pixels, param=param)
-                picture.load()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_size(*picture.size, max_pixels=max_pixels, param=param)
+            picture.load()
     except (InvalidImage, RequestTooLarge):
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise RequestTooLarge(
+            f"The image has far more than the {max_pixels:,} pixels that are accepted. "
+            "Scale it down.",
+            param=param,
+        ) from None
     except Exception:
         raise InvalidImage(
             f"The image cannot be read: it is damaged, or not one of {', '.join(FORMATS)}.",

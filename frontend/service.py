@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from broker import feedback, images, queues, registry
 from broker.connection import connect, redis_errors
-from broker.errors import InvalidRequest, NoLiveWorker, RequestTooLarge
+from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.messages import (
     START,
     ChatMessage,
@@ -28,6 +28,9 @@ from broker.messages import (
 from broker.settings import Settings
 from broker.subscriber import Subscriber
 from frontend import pictures
+
+ADMISSION_S = 0.5
+"""How long a model that was found alive is taken to be so; it takes 5 s to count as dead."""
 
 ORPHAN_S = 30.0
 """How long a silent job may lack any live worker of its model before its reader is told."""
@@ -58,6 +61,7 @@ class Service:
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
         self._subscriber = Subscriber(self._redis)
+        self._admitted: dict[str, tuple[ModelInfo, float]] = {}
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
@@ -121,7 +125,7 @@ class Service:
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
-            info = registry.find_model(self._once, model)
+            info = self._find_model(model)
             self._check(info, messages)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
@@ -134,6 +138,15 @@ class Service:
             )
             self._submitter.submit(request)
         return request
+
+    def _find_model(self, name: str) -> ModelInfo:
+        """The live model of that name, as of at most `ADMISSION_S` ago."""
+        now = time.monotonic()
+        info, seen_s = self._admitted.get(name, (None, 0.0))
+        if info is None or now - seen_s > ADMISSION_S:
+            info = registry.find_model(self._once, name)
+            self._admitted[name] = (info, now)
+        return info
 
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
@@ -187,7 +200,10 @@ class Service:
                     )
 
     def _is_served(self, model: str) -> bool:
-        return any(info.name == model for info in self.models())
+        try:
+            return any(info.name == model for info in self.models())
+        except RedisUnavailable:
+            return True  # not known: the subscriber decides when to give up on Redis
 
     def position(self, request: GenerateRequest) -> int | None:
         """Jobs that will be taken before this one; None when it is not waiting."""

@@ -1,0 +1,118 @@
+"""One job followed for one client: its events, and its cancellation when the client leaves.
+
+This is where a client that leaves frees its slot: its socket is looked at on every event and every
+tick, and whatever ends the reading early cancels the job, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+
+from broker.errors import (
+    HeliographError,
+    JobNotFound,
+    NoLiveWorker,
+    RedisUnavailable,
+    RemoteError,
+)
+from broker.messages import Claim, Delta, End, Event, Failed, GenerateRequest, is_terminal
+from frontend.api.client import Client, ClientGone
+from frontend.api.errors import ServerStopping
+from frontend.service import Service
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+"""How often a silent answer's client is looked after."""
+
+HOLD_S = 1.0
+"""How long a stream's status line waits for the first news, which may be an error."""
+
+Events = Generator[Event | None, None, None]
+
+
+class Answers:
+    """Follows jobs for clients until the process is told to stop."""
+
+    def __init__(self, service: Service) -> None:
+        """Use `service` to follow and to cancel."""
+        self._service = service
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End every answer that is being followed at its next event or tick, and cancel its job."""
+        self._stopping = True
+
+    def follow(self, request: GenerateRequest, client: Client) -> Events:
+        """Yield the job's events, and None on each tick of silence.
+
+        Raises:
+            ClientGone: the client has closed its connection; the job is cancelled.
+            ServerStopping: this process is about to end; the job is cancelled.
+            NoLiveWorker, JobNotFound, RedisUnavailable: see `frontend.service`.
+        """
+        ended = False
+        try:
+            for event in self._service.follow(request, tick_s=TICK_S):
+                ended = event is not None and is_terminal(event)
+                if not ended:
+                    self._look_after(client)
+                yield event
+        except (NoLiveWorker, JobNotFound, RedisUnavailable):
+            ended = True
+            raise
+        finally:
+            if not ended:
+                self._cancel(request.id)
+
+    def _look_after(self, client: Client) -> None:
+        if client.is_gone():
+            raise ClientGone
+        if self._stopping:
+            raise ServerStopping("This server is stopping. Send the request again.")
+
+    def _cancel(self, job_id: str) -> None:
+        log.info("job %s cancelled: nobody reads it any more", job_id)
+        try:
+            self._service.cancel(job_id)
+        except HeliographError as error:
+            log.warning("job %s could not be cancelled: %s", job_id, error)
+
+
+def first_news(events: Events) -> Delta | End | None:
+    """Wait up to `HOLD_S` for an answer to begin; None when it has not.
+
+    Raises:
+        RemoteError: the worker refused the job.
+    """
+    deadline = time.monotonic() + HOLD_S
+    for event in events:
+        match event:
+            case Delta() | End():
+                return event
+            case Failed(_, error):
+                raise RemoteError(error)
+            case None | Claim() if time.monotonic() >= deadline:
+                return None
+    return None
+
+
+def whole(events: Events) -> tuple[str, End]:
+    """Wait for the end of an answer; return its text and its last event.
+
+    Raises:
+        RemoteError: the job failed.
+    """
+    texts: list[str] = []
+    for event in events:
+        match event:
+            case Delta():
+                texts.append(event.text)
+            case End():
+                texts.append(event.text)
+                return "".join(texts), event
+            case Failed(_, error):
+                raise RemoteError(error)
+    raise HeliographError("The answer has no end.")

@@ -1,0 +1,74 @@
+"""Reads a request's body: JSON only, within the byte limit, and not for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from flask import Request, g
+
+from broker.errors import InvalidRequest, RequestTooLarge
+from frontend.api.client import STALL_S
+from frontend.api.errors import RequestTimeout, UnsupportedMediaType
+
+MAX_UPLOAD_S = 30.0
+_CHUNK_BYTES = 16 * 1024
+
+
+def read_json_body(request: Request) -> bytes:
+    """The bytes of a JSON body; after a refusal `g.unread` says that more may be on its way.
+
+    Raises:
+        UnsupportedMediaType: it is declared to be something else.
+        RequestTooLarge: over the application's MAX_CONTENT_LENGTH, declared or in fact.
+        RequestTimeout: it took longer than `MAX_UPLOAD_S`, or stalled.
+        InvalidRequest: it broke off.
+    """
+    g.unread = True
+    if not request.is_json:
+        raise UnsupportedMediaType(
+            "The body must be JSON, with the header Content-Type: application/json."
+        )
+    limit = request.max_content_length or 0
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    for data in _chunks(request.environ["wsgi.input"]):
+        body += data
+        if len(body) > limit:
+            raise _too_large(limit)
+    g.unread = False
+    return bytes(body)
+
+
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
+    # The server's own stream: it ends with the body, be it chunked or of a declared length.
+    deadline = time.monotonic() + MAX_UPLOAD_S
+    while data := _read(source):
+        yield data
+        if time.monotonic() > deadline:
+            raise _too_slow()
+
+
+def _read(source: IO[bytes]) -> bytes:
+    try:
+        return source.read(_CHUNK_BYTES)
+    except TimeoutError:
+        raise _too_slow() from None
+    except Exception:  # each server has its own for a client that breaks off or sends nonsense
+        raise InvalidRequest("The body broke off, or its chunks are malformed.") from None
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The request body is over {limit:,} bytes, which is the limit. Send fewer or smaller "
+        "images."
+    )
+
+
+def _too_slow() -> RequestTimeout:
+    return RequestTimeout(
+        f"The request body did not arrive within {MAX_UPLOAD_S:.0f} s, or nothing of it came for "
+        f"{STALL_S:.0f} s. Send it faster or smaller."
+    )

@@ -1,0 +1,63 @@
+"""The client's end of an HTTP connection: has it gone, and what is still on its way from it?
+
+gunicorn hands the socket on in the WSGI environment. Under another server (Flask's test client)
+there is none; then a client never counts as gone before a write fails.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+STALL_S = 20.0
+"""Longest silence of a client that is to send a body, or to take what is sent to it."""
+
+LINGER_S = 2.0
+LINGER_BYTES = 256 * 2**20
+
+
+class ClientGone(Exception):
+    """The client has closed its connection; nobody reads the answer any more."""
+
+
+class Client:
+    """The socket of the client that sent the current request."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        """Take the socket from a WSGI environment, and bound how long it may stall."""
+        self._socket: socket.socket | None = environ.get("gunicorn.socket")
+        if self._socket is not None:
+            self._socket.settimeout(STALL_S)
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed the connection; does not block."""
+        if self._socket is None:
+            return False
+        self._socket.settimeout(0.0)
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(STALL_S)
+
+    def drain(self) -> None:
+        """Take what a refused client still sends, for a moment, so that it can read the refusal.
+
+        Closing at once would make the system reset the connection and discard the reply.
+        """
+        if self._socket is None:
+            return
+        deadline, left = time.monotonic() + LINGER_S, LINGER_BYTES
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            while left > 0 and (remaining_s := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(remaining_s)
+                if not (data := self._socket.recv(65536)):
+                    return
+                left -= len(data)
+        except OSError:
+            return

@@ -1,0 +1,106 @@
+"""From a client's messages to the broker's: texts stay as they are, pictures become hashes.
+
+A picture comes as a data URI and is checked and stored by the service. No address is ever fetched:
+an http(s) URL is refused with a hint.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from broker.errors import InvalidImage, InvalidRequest, RequestTooLarge
+from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart
+from frontend.api.schemas import ChatRequest, Image, Message
+from frontend.service import Service
+
+MAX_TEXT_LENGTH = 4_000_000
+"""Characters in all messages together; far beyond any context, and bearable for a tokenizer."""
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+
+
+def read_messages(request: ChatRequest, service: Service) -> list[ChatMessage]:
+    """Translate the messages, and store their pictures.
+
+    Raises:
+        InvalidRequest: an empty turn, or a picture where none may be.
+        InvalidImage: a picture that is no data URI, or that cannot be opened.
+        RequestTooLarge: too many pictures, too large a picture, too much text.
+    """
+    _check_amounts(request, service.settings.max_images)
+    return [_read(message, index, service) for index, message in enumerate(request.messages)]
+
+
+def _check_amounts(request: ChatRequest, max_images: int) -> None:
+    parts = [part for message in request.messages for part in _parts(message)]
+    count = sum(isinstance(part, Image) for part in parts)
+    if count > max_images:
+        raise RequestTooLarge(
+            f"The request has {count} images; at most {max_images} are accepted. Send fewer.",
+            param="messages",
+        )
+    length = sum(len(part) for part in parts if isinstance(part, str))
+    if length > MAX_TEXT_LENGTH:
+        raise RequestTooLarge(
+            f"The messages have {length:,} characters; at most {MAX_TEXT_LENGTH:,} are accepted. "
+            "Send less text.",
+            param="messages",
+        )
+
+
+def _parts(message: Message) -> list[str | Image]:
+    if message.content is None or isinstance(message.content, str):
+        return [message.content] if message.content else []
+    return [part if isinstance(part, Image) else part.text for part in message.content]
+
+
+def _read(message: Message, index: int, service: Service) -> ChatMessage:
+    where = f"messages.{index}.content"
+    if message.content is None and message.role != "assistant":
+        raise InvalidRequest(
+            f"{where} is required: a string or a list of parts; it is null or missing.", param=where
+        )
+    content: list[Part] = []
+    for place, part in enumerate(_parts(message)):
+        if isinstance(part, str):
+            content.append(TextPart(text=part))
+            continue
+        param = f"{where}.{place}.image_url"
+        if message.role != "user":
+            raise InvalidRequest(f"{param}: only the user's messages may have images.", param=param)
+        data = read_data_uri(part.image_url.url, param)
+        content.append(ImagePart(sha256=service.store_image(data, param=param)))
+    return ChatMessage(role=_ROLES[message.role], content=tuple(content))
+
+
+def read_data_uri(uri: str, param: str) -> bytes:
+    """Decode `data:image/...;base64,...`.
+
+    Raises:
+        InvalidImage: it has another form.
+    """
+    head, comma, payload = uri.partition(",")
+    head = head[:200].lower()
+    if head.startswith(("http:", "https:")):
+        raise InvalidImage(
+            "Images are not fetched from the network. Send the picture itself, as "
+            "data:image/png;base64,....",
+            param=param,
+        )
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise InvalidImage(
+            "The image must be a data URI of the form data:image/png;base64,....", param=param
+        )
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidImage(
+            "The image's base64 is broken: it has characters or padding that do not belong there.",
+            param=param,
+        ) from None

@@ -1,0 +1,133 @@
+"""The OpenAI routes: /v1/models and /v1/chat/completions.
+
+Each route translates a request to calls of `frontend.service` and the answer back; nothing here
+knows Redis. Shapes are OpenAI's, with our additions named in the docs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, current_app, g, request
+from werkzeug.datastructures import Headers
+
+from broker.errors import HeliographError, ModelNotFound
+from broker.messages import End, GenerateRequest, ModelInfo
+from frontend.api import sse
+from frontend.api.answer import Answers, Events, first_news, whole
+from frontend.api.body import read_json_body
+from frontend.api.client import Client, ClientGone
+from frontend.api.content import read_messages
+from frontend.api.schemas import ChatRequest, parse
+from frontend.service import Service
+
+openai = Blueprint("openai", __name__, url_prefix="/v1")
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["heliograph.service"]
+    return service
+
+
+def _answers() -> Answers:
+    answers: Answers = current_app.extensions["heliograph.answers"]
+    return answers
+
+
+@openai.get("/models")
+def list_models() -> Response:
+    """Models that live workers serve."""
+    return _json({"object": "list", "data": [_model(info) for info in _service().models()]})
+
+
+@openai.get("/models/<path:name>")
+def get_model(name: str) -> Response:
+    """One of them."""
+    served = _service().models()
+    for info in served:
+        if info.name == name:
+            return _json(_model(info))
+    names = ", ".join(info.name for info in served) or "none at the moment"
+    raise ModelNotFound(f"Model {name[:256]!r} is not served here. Served: {names}.", param="model")
+
+
+def _model(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": int(info.started_s),
+        "owned_by": "heliograph",
+        "max_model_len": info.context_length or None,
+        "ready_workers": info.ready,
+    }
+
+
+@openai.post("/chat/completions")
+def chat_completions() -> Response:
+    """Answer a conversation, as one object or as a stream."""
+    client = Client(request.environ)
+    wanted = parse(read_json_body(request))
+    service = _service()
+    messages = read_messages(wanted, service)
+    job = service.submit(wanted.model, messages, wanted.sampling)
+    g.job_id = job.id
+    events = _answers().follow(job, client)
+    try:
+        return _stream(wanted, job, events) if wanted.stream else _whole(job, events)
+    except ClientGone:
+        return Response(status=499)
+
+
+def _whole(job: GenerateRequest, events: Events) -> Response:
+    text, end = whole(events)
+    return _json(
+        {
+            "id": f"chatcmpl-{job.id}",
+            "object": "chat.completion",
+            "created": int(job.created_s),
+            "model": job.model,
+            "choices": [_choice(text, end)],
+            "usage": sse.usage_object(end.usage),
+        }
+    )
+
+
+def _choice(text: str, end: End) -> dict[str, Any]:
+    return {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": None},
+        "logprobs": None,
+        "finish_reason": sse.finish_reason(end),
+    }
+
+
+def _stream(wanted: ChatRequest, job: GenerateRequest, events: Events) -> Response:
+    service = _service()
+    first = first_news(events)
+    headers = Headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    if first is None and (ahead := _position(service, job)) is not None:
+        headers["X-Queue-Position"] = str(ahead)
+    chunks = sse.Chunks(
+        f"chatcmpl-{job.id}", job.model, int(job.created_s), usage=wanted.include_usage
+    )
+    stream = sse.stream(first, events, chunks, lambda: _waiting_for(service, job))
+    response = Response(stream, mimetype="text/event-stream", headers=headers)
+    response.call_on_close(events.close)
+    return response
+
+
+def _waiting_for(service: Service, job: GenerateRequest) -> str:
+    ahead = _position(service, job)
+    return "waiting" if ahead is None else f"queued, {ahead} ahead"
+
+
+def _position(service: Service, job: GenerateRequest) -> int | None:
+    try:
+        return service.position(job)
+    except HeliographError:
+        return None
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False), mimetype="application/json")

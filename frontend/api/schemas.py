@@ -1,0 +1,198 @@
+"""What a chat request may say: the fields, their types and their limits.
+
+Types are strict: a number in quotes, a boolean for a number, NaN and infinity are errors. Fields
+that are not known are ignored, except those that would change the meaning of the answer. What the
+messages mean is left to `content`; whether the model exists to the service.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+from broker.errors import InvalidRequest
+from broker.messages import SamplingParams
+from frontend.api.errors import Unsupported
+
+MAX_MESSAGES = 1_000
+MAX_PARTS = 1_000
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1_000
+MAX_INPUT_TILES = 64
+MAX_TOKENS = 2**31 - 1
+_SEEDS = 2**63
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class Text(_Strict):
+    """A text part."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Strict):
+    """Where an image is; only data URIs are accepted, which `content` checks."""
+
+    url: str
+
+
+class Image(_Strict):
+    """An image part."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+def _part_tag(part: Any) -> str:
+    return f"<{part.get('type') if isinstance(part, dict) else None}>"
+
+
+def _text_tag(value: Any) -> str:
+    return "<text>" if isinstance(value, str) else "<list>"
+
+
+# Tags in angle brackets never reach a client: `_param` takes them out of the path of an error.
+_Part = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Image, Tag("<image_url>")], Discriminator(_part_tag)
+]
+_Parts = Annotated[list[_Part], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")]
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+_Stops = Annotated[list[_Stop], Field(max_length=MAX_STOPS), Tag("<list>")]
+_MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
+
+class Message(_Strict):
+    """One turn as the client wrote it."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Annotated[str, Tag("<text>")] | _Parts, Discriminator(_text_tag)] | None = (
+        None
+    )
+    tool_calls: Any = None
+
+
+class StreamOptions(_Strict):
+    """How to stream."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(_Strict):
+    """Body of POST /v1/chat/completions."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: _MaxTokens | None = None
+    max_completion_tokens: _MaxTokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
+    stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(_text_tag)] | None = (
+        None
+    )
+    max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
+    n: int | None = None
+    tools: Any = None
+    functions: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, with our defaults for what was not given."""
+        default = SamplingParams()
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return SamplingParams(
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=default.temperature if self.temperature is None else self.temperature,
+            top_p=self.top_p or default.top_p,
+            seed=default.seed if self.seed is None else _seed(self.seed),
+            stop=tuple(stop),
+            max_input_tiles=self.max_input_tiles,
+        )
+
+
+def _seed(seed: int) -> int:
+    # 0 means "any" to the service; a client that says 0 wants that very seed each time.
+    return seed % (_SEEDS - 1) or _SEEDS - 1
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Read a request's body.
+
+    Raises:
+        InvalidRequest: not JSON, a field is missing, of a wrong type or out of range.
+        Unsupported: it asks for something that is not offered here.
+    """
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error.errors(include_url=False)[0]) from None
+    _refuse_unsupported(request)
+    return request
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    if request.n not in (None, 1):
+        raise Unsupported("n: only one answer per request is supported; send n=1.", param="n")
+    for name in ("tools", "functions", "logprobs", "top_logprobs", "logit_bias"):
+        if getattr(request, name):
+            raise _unsupported(name)
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(request, name) not in (None, 0):
+            raise _unsupported(name)
+    form = request.response_format
+    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        raise _unsupported("response_format")
+    for index, message in enumerate(request.messages):
+        if message.tool_calls:
+            raise _unsupported(f"messages.{index}.tool_calls")
+
+
+def _unsupported(param: str) -> Unsupported:
+    return Unsupported(f"{param} is not supported here yet. Leave it out.", param=param)
+
+
+def _explain(error: ErrorDetails) -> InvalidRequest:
+    param = _param(error["loc"])
+    kind, said = error["type"], error["msg"]
+    if kind == "json_invalid":
+        return InvalidRequest(f"The body is not valid JSON: {error['ctx']['error']}.")
+    if param is None:
+        return InvalidRequest("The body must be one JSON object.")
+    if kind == "missing":
+        return InvalidRequest(f"{param} is required.", param=param)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return InvalidRequest(
+            f"{param}.type must be 'text' or 'image_url'; no other content is supported.",
+            param=f"{param}.type",
+        )
+    if kind == "list_type" and param.endswith(("content", "stop")):
+        return InvalidRequest(f"{param} must be a string or a list.", param=param)
+    sent = error["input"]
+    is_number = isinstance(sent, int | float) and abs(sent) < 1e15
+    got = f"; {sent!r} was sent" if is_number else ""
+    return InvalidRequest(f"{param}: {said[0].lower()}{said[1:]}{got}.", param=param)
+
+
+def _param(loc: tuple[int | str, ...]) -> str | None:
+    return ".".join(str(step) for step in loc if not str(step).startswith("<")) or None

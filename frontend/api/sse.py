@@ -1,0 +1,133 @@
+"""The bytes of a streamed chat answer: server-sent events in OpenAI's shape.
+
+A thousand streams of twenty tokens a second pass through here, so the constant part of a chunk is
+built once per stream and only the text is encoded. Text is escaped to ASCII: a client that splits
+at odd bytes or at U+2028 cannot break it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+from broker.errors import ErrorBody, HeliographError
+from broker.messages import Delta, End, EventId, Failed, Usage
+from frontend.api.answer import Events
+from frontend.api.client import ClientGone
+from frontend.api.errors import error_object, unexpected
+
+COMMENT_S = 5.0
+"""Longest silence on a stream; then a comment says that it lives."""
+
+DONE = b"data: [DONE]\n\n"
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+_quote = json.encoder.encode_basestring_ascii
+
+
+def finish_reason(end: End) -> str:
+    """OpenAI's word for why an answer ended."""
+    return "stop" if end.finish_reason == "cancelled" else end.finish_reason
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+class Chunks:
+    """Encodes one stream's chunks; all share id, time and model."""
+
+    def __init__(self, completion_id: str, model: str, created: int, *, usage: bool) -> None:
+        """Build what is the same in every chunk; `usage` is `stream_options.include_usage`."""
+        fields = {"id": completion_id, "object": "chat.completion.chunk", "created": created}
+        self._head = f"data: {_compact({**fields, 'model': model})[:-1]},"
+        self._usage = usage
+        self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
+        self._before_text = self._head + '"choices":[{"index":0,"delta":{"content":'
+        self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail
+
+    def begin(self) -> bytes:
+        """The first chunk: the role and an empty text."""
+        delta = '"choices":[{"index":0,"delta":{"role":"assistant","content":""'
+        return (self._head + delta + self._after_text).encode()
+
+    def text(self, event_id: EventId, text: str) -> bytes:
+        """A piece of the answer."""
+        return (
+            f"id: {event_id[0]}-{event_id[1]}\n{self._before_text}{_quote(text)}{self._after_text}"
+        ).encode()
+
+    def end(self, event: End) -> bytes:
+        """The rest of the text, why it ended, and the usage if it was asked for."""
+        mark = f"id: {event.id}\n"
+        text = self.text(event.id, event.text) if event.text else b""
+        last = (
+            f'{mark}{self._head}"choices":[{{"index":0,"delta":{{}},"logprobs":null,'
+            f'"finish_reason":"{finish_reason(event)}"}}]{self._tail}'
+        )
+        if self._usage:
+            counts = _compact(usage_object(event.usage))
+            last += f'{mark}{self._head}"choices":[],"usage":{counts}}}\n\n'
+        return text + last.encode() + DONE
+
+
+def comment(text: str) -> bytes:
+    """A line that clients skip."""
+    return f": {text}\n\n".encode()
+
+
+def failure(body: ErrorBody) -> bytes:
+    """An error after the stream has begun; nothing follows it."""
+    return f"data: {_compact(error_object(body))}\n\n".encode() + DONE
+
+
+def stream(
+    first: Delta | End | None, events: Events, chunks: Chunks, waiting_for: Callable[[], str]
+) -> Iterator[bytes]:
+    """Yield a stream's bytes, from the first chunk to `[DONE]`.
+
+    Args:
+        first: what was already taken from `events`, None when there is no news yet.
+        events: the rest; its end is the caller's to close.
+        chunks: encodes them.
+        waiting_for: what a comment shall say while nothing comes.
+    """
+    try:
+        match first:
+            case None:
+                yield chunks.begin() + comment(waiting_for())
+            case Delta():
+                yield chunks.begin() + chunks.text(first.id, first.text)
+            case End():
+                yield chunks.begin() + chunks.end(first)
+                return
+        yield from _rest(events, chunks, waiting_for)
+    except ClientGone:
+        return
+    except HeliographError as error:
+        yield failure(error.body)
+    except Exception as error:
+        yield failure(unexpected(error))
+
+
+def _rest(events: Events, chunks: Chunks, waiting_for: Callable[[], str]) -> Iterator[bytes]:
+    said_s = time.monotonic()
+    for event in events:
+        match event:
+            case Delta(event_id, text):
+                if text:
+                    said_s = time.monotonic()
+                    yield chunks.text(event_id, text)
+            case End():
+                yield chunks.end(event)
+            case Failed(_, error):
+                yield failure(error)
+            case None if time.monotonic() - said_s >= COMMENT_S:
+                said_s = time.monotonic()
+                yield comment(waiting_for())
