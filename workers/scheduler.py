@@ -115,8 +115,9 @@ class Scheduler:
                 self._fail(batch.sequences[0], error)
                 return []
             log.warning("step of %d sequences failed (%r); trying it in halves", len(batch), error)
-            first, second = batch.halves()
-            return self._run(first) + self._run(second)
+        # Not within the handler: the error's traceback would keep the failed pass's memory alive.
+        first, second = batch.halves()
+        return self._run(first) + self._run(second)
 
     def _advance(self, batch: Batch, sampled: Sampled) -> list[Output]:
         stops = {id(chunk.sequence): chunk.stop for chunk in batch.prefills}

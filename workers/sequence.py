@@ -21,7 +21,8 @@ class Sequence:
     """A request's tokens: `prompt_ids`, then what has been generated.
 
     `cached` counts the leading ids whose keys and values the engine holds; `slot` is the engine's
-    place for them, or None, and `payload` what else it needs, such as pixels. `tail` is text that was held back until the answer ended.
+    place for them, or None, and `payload` what else it needs, such as pixels. `tail` is text that
+    was held back until the answer ended.
     """
 
     request_id: str

@@ -27,6 +27,8 @@ def load_engine(options: EngineOptions, progress: Loading) -> Engine:
     Raises:
         ConfigurationError: the engine is unknown, or cannot serve this model on this machine.
     """
+    if options.slots < 1:
+        raise ConfigurationError(f"an engine needs at least one slot, not {options.slots}")
     try:
         module, cls = _ENGINES[options.engine]
     except KeyError:

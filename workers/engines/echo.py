@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from broker.errors import ConfigurationError
@@ -46,8 +47,8 @@ class EchoOptions:
         Raises:
             ConfigurationError: a key is unknown, or a value is not a number or negative.
         """
-        defaults = {each.name: each.default for each in fields(cls)}
-        values = {}
+        defaults = asdict(cls())
+        values: dict[str, Any] = {}
         for key, text in parse_qsl(model_path.partition("?")[2], keep_blank_values=True):
             if key not in defaults:
                 raise ConfigurationError(f"echo: {key!r} is not one of: {', '.join(defaults)}")
@@ -92,9 +93,7 @@ class EchoEngine:
             request_id=request.id,
             prompt_ids=(1,) * max(1, prompt_tokens),
             sampling=request.sampling,
-            max_tokens=answer_room(
-                prompt_tokens, request.sampling.max_tokens, self.context_length
-            ),
+            max_tokens=answer_room(prompt_tokens, request.sampling.max_tokens, self.context_length),
             eos_ids=frozenset((_END,)),
             detokenizer=Detokenizer(_decoder(words), request.sampling.stop),
             payload=self._echo.tokens or len(words),
@@ -104,11 +103,16 @@ class EchoEngine:
 
     def step(self, batch: Batch) -> list[int | None]:
         """See `Engine.step`; takes as long as the options say."""
-        cost_s = self._echo.prefill_s * len(batch.prefills)
+        ready = [chunk.is_last for chunk in batch.prefills]
+        cost_s = self._echo.prefill_s * sum(ready)
         if self._echo.tokens_per_s and batch.decodes:
             cost_s += 1.0 / self._echo.tokens_per_s
         self._spend(cost_s)
-        return [_next_token(sequence) for sequence in batch.sequences]
+        ready += [True] * len(batch.decodes)
+        return [
+            _next_token(sequence) if is_ready else None
+            for sequence, is_ready in zip(batch.sequences, ready, strict=True)
+        ]
 
     def release(self, sequence: Sequence) -> None:
         """See `Engine.release`; an echo holds nothing."""

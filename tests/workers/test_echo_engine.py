@@ -1,0 +1,108 @@
+"""The echo engine is a real engine: limits, stops, pictures, resume and pace all work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from broker.errors import ConfigurationError, ContextLengthExceeded, InvalidImage
+from tests.workers.reference import ids, picture, request, run, text
+from workers.engines import engine_names, load_engine
+from workers.engines.base import Engine, EngineOptions
+from workers.scheduler import Output, Scheduler
+
+
+def load(path: str = "echo") -> Engine:
+    """An echo engine."""
+    return load_engine(EngineOptions(path, engine="echo"), lambda percent: None)
+
+
+def answer(engine: Engine, *parts: object, **sampling: object) -> list[Output]:
+    """The outputs for one request alone."""
+    scheduler = Scheduler(engine)
+    scheduler.add(engine.prepare(request("r", *parts, **sampling), {}))  # type: ignore[arg-type]
+    return run(scheduler)["r"]
+
+
+def test_it_answers_with_the_words_of_the_last_message() -> None:
+    outputs = answer(load(), "Hello  big\nworld")
+    assert [output.text for output in outputs] == ["Hello", "  big", "\nworld", ""]
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_a_picture_becomes_a_word() -> None:
+    part, data = picture(1, (9, 9))
+    engine = load()
+    scheduler = Scheduler(engine)
+    asked = request("r", "Look at", part, "please")
+    scheduler.add(engine.prepare(asked, {part.sha256: data}))
+    assert text(run(scheduler)["r"]) == f"Look at [image {part.sha256[:8]}] please"
+
+
+def test_a_missing_picture_is_refused() -> None:
+    part, _ = picture(1, (9, 9))
+    with pytest.raises(InvalidImage):
+        load().prepare(request("r", part), {})
+
+
+def test_the_answer_can_be_made_longer_or_shorter() -> None:
+    assert text(answer(load("echo?tokens=5"), "a b")) == "a b a b a"
+    assert text(answer(load("echo?tokens=1"), "a b")) == "a"
+    assert text(answer(load(), "")) == "..."
+
+
+def test_limits_and_stop_strings_work() -> None:
+    limited = answer(load("echo?tokens=100"), "a b", max_tokens=3)
+    assert (text(limited), limited[-1].finish_reason) == ("a b a", "length")
+    stopped = answer(load(), "one two three", stop=("wo th",))
+    assert (text(stopped), stopped[-1].finish_reason) == ("one t", "stop")
+
+
+def test_the_context_length_counts() -> None:
+    engine = load("echo?tokens=100&context_length=8")
+    assert len(ids(answer(engine, "a b c"))) == 5
+    with pytest.raises(ContextLengthExceeded):
+        answer(engine, "a b c d e f g h")
+
+
+def test_an_answer_can_be_resumed_anywhere() -> None:
+    engine = load("echo?tokens=7")
+    whole = answer(engine, "a b c", stop=("c a x",))
+    for cut in range(len(whole)):
+        scheduler = Scheduler(engine)
+        asked = request("r", "a b c", stop=("c a x",))
+        scheduler.add(engine.prepare(asked, {}, tuple(ids(whole[:cut]))))
+        rest = run(scheduler)["r"]
+        assert ids(whole[:cut]) + ids(rest) == ids(whole)
+        assert text(whole[:cut]) + text(rest) == text(whole)
+
+
+def test_it_takes_the_time_it_is_told_to() -> None:
+    started_s = time.monotonic()
+    answer(load("echo?tokens=10&tokens_per_s=100&prefill_s=0.05"), "a")
+    assert 0.14 <= time.monotonic() - started_s < 0.6
+
+
+@pytest.mark.parametrize("query", ["speed=3", "tokens=many", "tokens=-1", "prefill_s="])
+def test_wrong_options_are_configuration_errors(query: str) -> None:
+    with pytest.raises(ConfigurationError, match="echo: "):
+        load(f"echo?{query}")
+
+
+def test_an_unknown_engine_is_a_configuration_error() -> None:
+    assert engine_names() == ("local", "echo")
+    with pytest.raises(ConfigurationError, match="'vllm' is not one of: local, echo"):
+        load_engine(EngineOptions("m", engine="vllm"), lambda percent: None)
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys; from workers.engines import load_engine; import workers.scheduler;"
+        "from workers.engines.base import EngineOptions;"
+        "load_engine(EngineOptions('echo', engine='echo'), print);"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

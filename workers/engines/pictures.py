@@ -1,0 +1,120 @@
+"""Pictures for a model: the ids they take in a prompt, their pixels, and their features.
+
+Owns the checkpoint's image processor (in its PIL form: torchvision is not needed) and a bounded
+cache of features, so a picture that comes again in the next turn is not encoded again. Knows
+nothing of prompts or sequences.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+from broker.errors import ConfigurationError
+
+Key = tuple[str, int | None]
+"""A picture's SHA-256 and the most tiles it may be cut into."""
+
+_TILE_OPTIONS = ("max_patches", "max_image_tiles")
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture as the model takes it: its ids in a prompt, and the vision tower's inputs."""
+
+    key: Key
+    ids: tuple[int, ...]
+    inputs: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A picture within a prompt: the positions that its features fill, in order."""
+
+    pixels: Pixels
+    positions: tuple[int, ...]
+
+    def overlap(self, start: int, stop: int) -> range:
+        """Rows of the picture's features that belong to positions from `start` to `stop`."""
+        return range(bisect_left(self.positions, start), bisect_left(self.positions, stop))
+
+
+class PictureProcessor:
+    """Cuts pictures into the model's tiles. Safe to use from several threads."""
+
+    def __init__(self, model_path: str, config: Any) -> None:
+        self._processor = _load_processor(model_path, config)
+        self._lock = threading.Lock()
+        try:
+            self.token: str = self._processor.image_token
+            self.token_id: int = config.image_token_id
+        except AttributeError as error:
+            raise ConfigurationError(f"{config.model_type}: no single token for images") from error
+        self.template: str | None = self._processor.chat_template
+        image_processor = self._processor.image_processor
+        self._tile_option = next((o for o in _TILE_OPTIONS if hasattr(image_processor, o)), None)
+
+    def process(self, key: Key, image: Image.Image) -> Pixels:
+        """Prepare a picture; its ids are what the model's processor makes of one image token."""
+        options: dict[str, Any] = {"add_special_tokens": False, "return_tensors": "pt"}
+        max_tiles = key[1]
+        if self._tile_option and max_tiles:
+            options[self._tile_option] = max_tiles
+        with self._lock:
+            output = self._processor(text=[self.token], images=[image], **options)
+        inputs = dict(output)
+        ids = tuple(inputs.pop("input_ids")[0].tolist())
+        inputs.pop("attention_mask", None)
+        return Pixels(key, ids, inputs)
+
+
+class FeatureCache:
+    """Features by picture, the least recently used dropped beyond `max_bytes`."""
+
+    def __init__(self, model: PreTrainedModel, max_bytes: int = 256 * 2**20) -> None:
+        self._model = model
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._features: OrderedDict[Key, torch.Tensor] = OrderedDict()
+
+    def get(self, pixels: Pixels) -> torch.Tensor:
+        """Return a picture's features `[tokens, hidden]`, encoding it unless they are here."""
+        features = self._features.get(pixels.key)
+        if features is not None:
+            self._features.move_to_end(pixels.key)
+            return features
+        features = self._encode(pixels)
+        self._features[pixels.key] = features
+        self._bytes += features.nbytes
+        while self._bytes > self._max_bytes and len(self._features) > 1:
+            self._bytes -= self._features.popitem(last=False)[1].nbytes
+        return features
+
+    def _encode(self, pixels: Pixels) -> torch.Tensor:
+        device = self._model.device
+        inputs = {name: value.to(device) for name, value in pixels.inputs.items()}
+        output = cast(Any, self._model).get_image_features(**inputs)
+        features = getattr(output, "pooler_output", output)
+        if not isinstance(features, torch.Tensor):
+            features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
+        return features.reshape(-1, features.shape[-1])
+
+
+def _load_processor(model_path: str, config: Any) -> Any:
+    try:
+        family = cast(Any, PROCESSOR_MAPPING)[type(config)]
+    except KeyError:
+        raise ConfigurationError(f"{config.model_type}: no processor for its images") from None
+    # The whole processor would demand torchvision for its video part.
+    attributes = ["image_processor", "tokenizer"]
+    changed = {"get_attributes": classmethod(lambda _: attributes)}
+    cls: Any = type(family.__name__, (family,), changed)
+    return cls.from_pretrained(model_path, backend="pil")

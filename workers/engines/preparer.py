@@ -1,0 +1,114 @@
+"""Requests to sequences for the local engine: the work that may overlap with decoding.
+
+Owns prompt ids, picture preprocessing, limits and the detokenizer of a checkpoint. Touches neither
+model nor cache, and is safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from broker.errors import InvalidRequest
+from broker.messages import GenerateRequest
+from workers.detokenize import Detokenizer
+from workers.engines.checkpoint import Checkpoint
+from workers.engines.pictures import Pixels, Span
+from workers.images import load_image
+from workers.prompt import Prompt, PromptBuilder
+from workers.sequence import Sequence, answer_room
+
+_MARKUP = frozenset(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"))
+"""Special tokens of InternVL's and Qwen-VL's answers that are meant to be read."""
+
+
+class Preparer:
+    """Turns requests into sequences for one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, context_length: int, max_image_pixels: int) -> None:
+        self._pictures = checkpoint.pictures
+        self._context_length = context_length
+        self._max_image_pixels = max_image_pixels
+        image_token = self._pictures.token if self._pictures else None
+        self._prompts = PromptBuilder(checkpoint.tokenizer, checkpoint.template, image_token)
+        self._eos_ids = _eos_ids(checkpoint, self._prompts.end_of_turn())
+        self._decode = _decoder(checkpoint.tokenizer.backend_tokenizer, self._eos_ids)
+
+    def prepare(
+        self, request: GenerateRequest, images: Mapping[str, bytes], resume_ids: tuple[int, ...]
+    ) -> Sequence:
+        """See `Engine.prepare`."""
+        pixels = self._load_pictures(request, images)
+        ids, spans = _join(self._prompts.build(request.messages), pixels, self._image_id)
+        if not ids:
+            raise InvalidRequest("The conversation is empty.", param="messages")
+        sampling = request.sampling
+        sequence = Sequence(
+            request_id=request.id,
+            prompt_ids=tuple(ids),
+            sampling=sampling,
+            max_tokens=answer_room(len(ids), sampling.max_tokens, self._context_length),
+            eos_ids=self._eos_ids,
+            detokenizer=Detokenizer(self._decode, (*sampling.stop, *self._prompts.stop)),
+            payload=spans,
+        )
+        sequence.resume(resume_ids)
+        return sequence
+
+    @property
+    def _image_id(self) -> int:
+        return self._pictures.token_id if self._pictures else -1
+
+    def _load_pictures(self, request: GenerateRequest, images: Mapping[str, bytes]) -> list[Pixels]:
+        if not request.images:
+            return []
+        if self._pictures is None:
+            raise InvalidRequest("This model takes no images.", param="messages")
+        loaded: dict[str, Pixels] = {}
+        for sha256 in dict.fromkeys(request.images):
+            picture = load_image(images.get(sha256, b""), self._max_image_pixels)
+            key = (sha256, request.sampling.max_input_tiles)
+            loaded[sha256] = self._pictures.process(key, picture)
+        return [loaded[sha256] for sha256 in request.images]
+
+
+def _join(
+    prompt: Prompt, pixels: list[Pixels], image_id: int
+) -> tuple[list[int], tuple[Span, ...]]:
+    """Put the pictures' ids between the prompt's runs, and note where their features go."""
+    ids = list(prompt.runs[0])
+    spans = []
+    for picture, run in zip(pixels, prompt.runs[1:], strict=True):
+        start = len(ids)
+        places = (i for i, token_id in enumerate(picture.ids, start) if token_id == image_id)
+        spans.append(Span(picture, tuple(places)))
+        ids += picture.ids
+        ids += run
+    return ids, tuple(spans)
+
+
+def _eos_ids(checkpoint: Checkpoint, end_of_turn: int | None) -> frozenset[int]:
+    """Ids that end an answer: the generation settings', the tokenizer's and the template's."""
+    settings: Any = checkpoint.model.generation_config
+    named = settings.eos_token_id if settings else None
+    ids = list(named) if isinstance(named, list | tuple) else [named]
+    return frozenset(
+        token_id
+        for token_id in (*ids, checkpoint.tokenizer.eos_token_id, end_of_turn)
+        if token_id is not None
+    )
+
+
+def _decoder(tokenizer: Tokenizer, eos_ids: frozenset[int]) -> Callable[[list[int]], str]:
+    """Ids to text, without the control tokens that nobody wants to read."""
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    added = tokenizer.get_added_tokens_decoder().items()
+    hidden = {i for i, token in added if token.special and token.content not in _MARKUP} | eos_ids
+
+    def decode(ids: list[int]) -> str:
+        shown = [token_id for token_id in ids if token_id not in hidden]
+        return tokenizer.decode(shown, skip_special_tokens=False)
+
+    return decode

@@ -1,0 +1,88 @@
+"""A check at load time that a model computes here what it computes by itself.
+
+A few tokens, and a picture if the model takes any, go once through the plain model and once through
+the slot cache in pieces. A family whose positions, masks or picture features need more than this
+engine does is refused with a clear error, rather than answering a little wrongly for ever.
+"""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from broker.errors import ConfigurationError
+from workers.engines import attention
+from workers.engines.cache import SlotCache
+from workers.engines.pictures import PictureProcessor, Span
+from workers.engines.runner import Runner
+
+_TOLERANCE = {torch.float32: 0.01}
+_LOW_PRECISION_TOLERANCE = 0.25
+_WORDS = 12
+
+
+def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
+    """Compare, and switch the model to slot attention.
+
+    Returns:
+        The bytes of keys and values that one token takes.
+
+    Raises:
+        ConfigurationError: the model cannot run on the slot cache, or gives other results there.
+    """
+    family = model.config.model_type
+    try:
+        ids, spans = _probe(model, pictures)
+        expected = _plain(model, ids, spans)
+        _switch(model)
+        cache = SlotCache(2, len(ids))
+        got = _in_pieces(Runner(model, cache), ids, spans)
+    except Exception as error:  # whatever a family that does not fit here stumbles over
+        raise ConfigurationError(f"{family}: this family is not supported ({error})") from error
+    spread = (expected - expected.mean()).norm()
+    error_size = ((got - expected).norm() / spread).item()
+    if not error_size < _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE):
+        raise ConfigurationError(
+            f"{family}: this family is not supported (its results differ by {error_size:.1%})"
+        )
+    return cache.token_bytes
+
+
+def _probe(
+    model: PreTrainedModel, pictures: PictureProcessor | None
+) -> tuple[list[int], tuple[Span, ...]]:
+    words = [3 + 7 * i % (model.config.get_text_config().vocab_size - 3) for i in range(_WORDS)]
+    if pictures is None:
+        return words, ()
+    words = [word + (word == pictures.token_id) for word in words]
+    pixels = pictures.process(("probe", None), Image.linear_gradient("L").convert("RGB"))
+    ids = [*words, *pixels.ids, *reversed(words)]
+    places = (i for i, token_id in enumerate(ids) if token_id == pictures.token_id)
+    return ids, (Span(pixels, tuple(places)),)
+
+
+@torch.inference_mode()
+def _plain(model: PreTrainedModel, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
+    inputs = {
+        name: value.to(model.device) for span in spans for name, value in span.pixels.inputs.items()
+    }
+    output = model(input_ids=torch.tensor([ids], device=model.device), **inputs)
+    logits: torch.Tensor = output.logits[0, -1].float()
+    return logits
+
+
+def _switch(model: PreTrainedModel) -> None:
+    attention.register()
+    vision = hasattr(model.config, "vision_config")
+    model.set_attn_implementation({"text_config": attention.NAME} if vision else attention.NAME)
+
+
+def _in_pieces(runner: Runner, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
+    """Prefill two chunks beside another row, then decode the last token in a batch of two."""
+    middle = len(ids) // 2
+    runner.prefill(0, ids[:3], 0, ())
+    runner.prefill(1, ids[:middle], 0, spans)
+    runner.prefill(1, ids[middle:-1], middle, spans)
+    logits = runner.decode(0, [ids[3], ids[-1]], [3, len(ids) - 1])
+    return logits[1].float()
