@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ RESYNC_S = 5.0
 
 GIVE_UP_S = 15.0
 """How long a reader rides out a Redis that does not answer."""
+
+Events = Generator[Event | None, None, None]
+"""Events in order, None where the reader may look after other things; close it to stop reading."""
 
 _Inbox = queue.SimpleQueue[Event | None]
 
@@ -66,9 +69,7 @@ class Subscriber:
         self._confirmed: dict[str, threading.Event] = {}
         self._thread: threading.Thread | None = None
 
-    def follow(
-        self, job_id: str, after: EventId = START, *, tick_s: float = 1.0
-    ) -> Iterator[Event | None]:
+    def follow(self, job_id: str, after: EventId = START, *, tick_s: float = 1.0) -> Events:
         """Yield a job's events after `after`, in order and without gaps, up to its terminal one.
 
         None is yielded when `tick_s` seconds pass without an event, so that the caller can look

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from broker import feedback, images, queues, registry
 from broker.connection import connect, redis_errors
@@ -18,7 +18,6 @@ from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, Reques
 from broker.messages import (
     START,
     ChatMessage,
-    Event,
     EventId,
     GenerateRequest,
     ModelInfo,
@@ -26,7 +25,7 @@ from broker.messages import (
     WorkerInfo,
 )
 from broker.settings import Settings
-from broker.subscriber import Subscriber
+from broker.subscriber import Events, Subscriber
 from frontend import pictures
 
 ADMISSION_S = 0.5
@@ -111,6 +110,15 @@ class Service:
         with redis_errors():
             return images.put(self._once, data)
 
+    def image(self, sha256: str) -> bytes:
+        """The uploaded bytes of a stored picture.
+
+        Raises:
+            InvalidImage: it is not stored (any more).
+        """
+        with redis_errors():
+            return images.get(self._once, [sha256])[sha256]
+
     def submit(
         self, model: str, messages: Sequence[ChatMessage], sampling: SamplingParams
     ) -> GenerateRequest:
@@ -175,7 +183,7 @@ class Service:
 
     def follow(
         self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5
-    ) -> Iterator[Event | None]:
+    ) -> Events:
         """Yield the events of an answer in order; None each `tick_s` seconds of silence.
 
         Raises:

@@ -16,6 +16,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
+import redis
 
 from broker import keys, registry
 from broker.connection import connect
@@ -33,7 +34,7 @@ class Up:
     log: Path
     api: str
     ui: str
-    redis_url: str
+    redis: redis.Redis
 
     @property
     def output(self) -> str:
@@ -43,11 +44,11 @@ class Up:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("up")
-    api, ui, redis = free_port(), free_port(), free_port()
+    api, ui, redis_port = free_port(), free_port(), free_port()
     env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"} | {
         "HELIOGRAPH_API_PORT": str(api),
         "HELIOGRAPH_UI_PORT": str(ui),
-        "HELIOGRAPH_REDIS_PORT": str(redis),
+        "HELIOGRAPH_REDIS_PORT": str(redis_port),
         "HELIOGRAPH_DATA_DIR": str(folder / "data"),
         "HELIOGRAPH_WORKERS": "3",
     }
@@ -66,9 +67,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         log,
         f"http://127.0.0.1:{api}",
         f"http://127.0.0.1:{ui}",
-        f"redis://127.0.0.1:{redis}/0",
+        connect(f"redis://127.0.0.1:{redis_port}/0"),
     )
     yield made
+    made.redis.close()
     if popen.poll() is None:
         os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()
@@ -80,12 +82,11 @@ def test_the_stack_comes_up_and_prints_its_addresses(up: Up) -> None:
         return up.api in up.output and up.ui in up.output
 
     until(is_up, "both addresses are printed", 90)
-    client = connect(up.redis_url)
 
     def ready() -> bool:
         try:
-            return sum(info.state == "ready" for info in registry.workers(client)) == 3
-        except Exception:
+            return sum(info.state == "ready" for info in registry.workers(up.redis)) == 3
+        except redis.RedisError:
             return False
 
     until(ready, f"three workers are ready\n{up.output}", 90)
@@ -129,7 +130,7 @@ def test_sixty_parallel_requests_are_answered_right_by_three_workers(up: Up) -> 
     wanted = [f"a {colour} {kind}" for kind, colour, _ in asked]
     wrong = [(w, a) for w, a in zip(wanted, answers, strict=True) if w not in a.lower()]
     assert not wrong
-    entries = connect(up.redis_url).xrange(keys.CHAT_LOG)
+    entries = up.redis.xrange(keys.CHAT_LOG)
     assert len({fields[b"worker"] for _, fields in entries}) == 3  # type: ignore[union-attr]
 
 

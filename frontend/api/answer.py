@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
 
 from broker.errors import (
     HeliographError,
@@ -17,7 +16,8 @@ from broker.errors import (
     RedisUnavailable,
     RemoteError,
 )
-from broker.messages import Claim, Delta, End, Event, Failed, GenerateRequest, is_terminal
+from broker.messages import Claim, Delta, End, Failed, GenerateRequest, is_terminal
+from broker.subscriber import Events
 from frontend.api.client import Client, ClientGone
 from frontend.api.errors import ServerStopping
 from frontend.service import Service
@@ -29,8 +29,6 @@ TICK_S = 0.25
 
 HOLD_S = 1.0
 """How long a stream's status line waits for the first news, which may be an error."""
-
-Events = Generator[Event | None, None, None]
 
 
 class Answers:

@@ -14,8 +14,9 @@ from werkzeug.datastructures import Headers
 
 from broker.errors import HeliographError, ModelNotFound
 from broker.messages import End, GenerateRequest, ModelInfo
+from broker.subscriber import Events
 from frontend.api import sse
-from frontend.api.answer import Answers, Events, first_news, whole
+from frontend.api.answer import Answers, first_news, whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.content import read_messages

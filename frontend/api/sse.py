@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from broker.errors import ErrorBody, HeliographError
 from broker.messages import Delta, End, EventId, Failed, Usage
-from frontend.api.answer import Events
+from broker.subscriber import Events
 from frontend.api.client import ClientGone
 from frontend.api.errors import error_object, unexpected
 

@@ -238,3 +238,4 @@ def test_one_process_holds_one_pubsub_connection(server_url: str) -> None:
     assert len(mine) == 1
     assert int(mine[0]["sub"]) == 21
     subscriber.close()
+    own.close()

@@ -66,6 +66,7 @@ def test_tls(tmp_path: Path) -> None:
         strange = connect(f"rediss://127.0.0.1:{port}/0")
         with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
             strange.ping()
+        strange.close()
 
 
 def test_a_whole_request_goes_through_sentinel(tmp_path: Path) -> None:

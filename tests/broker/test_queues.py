@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -33,8 +34,10 @@ def model() -> str:
 
 
 @pytest.fixture
-def submitter(client: redis.Redis, server_url: str) -> queues.Submitter:
-    return queues.Submitter(connect(server_url, retry=False), max_queue_length=3)
+def submitter(server_url: str) -> Iterator[queues.Submitter]:
+    once = connect(server_url, retry=False)
+    yield queues.Submitter(once, max_queue_length=3)
+    once.close()
 
 
 def test_a_submitted_request_waits_in_its_models_queue(

@@ -1,0 +1,101 @@
+"""Follows one job and tells, at most twenty times a second, what the page should show.
+
+Many events make one update: a fast model sends hundreds of deltas a second, and each update costs
+the server and the browser some milliseconds. Knows neither Gradio nor HTML.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from broker.errors import ErrorBody, HeliographError, RedisUnavailable
+from broker.messages import Claim, Delta, End, Failed, GenerateRequest
+from frontend.service import Service
+from frontend.ui import wording
+
+UPDATE_S = 0.05
+UPDATES_PER_S = 200
+"""What one process should send to all its tabs together; Gradio can do about twice that (measured
+on 2 busy cores), and new questions need the rest."""
+
+TICK_S = 0.1
+LOOK_S = 1.0
+"""How often a waiting reader looks at the queue; it also lets Gradio notice a closed tab."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The answer so far and a line about it; the last one has `end` or `error`."""
+
+    text: str
+    line: str = ""
+    end: End | None = None
+    error: ErrorBody | None = None
+
+
+def pace_s(streams: int) -> float:
+    """Seconds between two updates of a stream when so many run at a time."""
+    return max(UPDATE_S, streams / UPDATES_PER_S)
+
+
+def follow(
+    service: Service, request: GenerateRequest, streams: Callable[[], int] = lambda: 1
+) -> Iterator[Update]:
+    """Yield updates of a job up to its last, which says how it ended. Raises no broker error.
+
+    Args:
+        service: the way to the job.
+        request: the job.
+        streams: how many answers this process shows at the moment; they share its time.
+    """
+    text = ""
+    try:
+        for update in _updates(service, request, streams):
+            text = update.text
+            yield update
+    except HeliographError as error:
+        yield Update(text, error=error.body)
+
+
+def _updates(
+    service: Service, request: GenerateRequest, streams: Callable[[], int]
+) -> Iterator[Update]:
+    text, line, claimed, changed = "", "", False, False
+    looked = resumed = time.monotonic()
+    followed = service.follow(request, tick_s=TICK_S)
+    with closing(followed) as events:
+        for event in events:
+            now = time.monotonic()
+            match event:
+                case Claim(id=event_id):
+                    claimed, changed = True, True
+                    line = "answering" if event_id.attempt == 1 else "another worker goes on"
+                case Delta(text=piece):
+                    # The first words are shown at once.
+                    resumed = resumed if text else 0.0
+                    text, changed = text + piece, True
+                case End(text=piece):
+                    yield Update(text + piece, wording.ending(event), end=event)
+                    return
+                case Failed(error=error):
+                    yield Update(text, error=error)
+                    return
+                case None if now - looked >= LOOK_S:
+                    looked, changed = now, True
+                    line = line if claimed else _why_waiting(service, request)
+            # Time is counted from when the reader came back for more, so that a slow reader is
+            # given more text at a time instead of falling behind.
+            if changed and now - resumed >= pace_s(streams()):
+                yield Update(text, line)
+                changed, resumed = False, time.monotonic()
+
+
+def _why_waiting(service: Service, request: GenerateRequest) -> str:
+    try:
+        serving = [info for info in service.workers() if info.model == request.model]
+        return wording.waiting(service.position(request), serving)
+    except RedisUnavailable:
+        return "Redis does not answer, waiting for it"  # the stream decides when to give up

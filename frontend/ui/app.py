@@ -1,0 +1,130 @@
+"""Serves the chat page: one process, one port, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker.ports import check_free
+from broker.settings import Settings
+from frontend.service import Service
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+MAX_THREADS = 256
+"""Each stream holds one (`page.MAX_STREAMS`); the rest answer the short events."""
+
+
+def main(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    check_free(settings.host, settings.ui_port, "HELIOGRAPH_UI_PORT")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # Gradio reads these where it has no parameter for them, and before it is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["NO_PROXY"] = "*"  # Gradio asks itself whether it is up, and nobody else anything
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    uploads = _empty_folder(settings)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    stop_serving = _launch(settings, uploads)
+    print(
+        f"Chat page: http://{_shown(settings.host)}:{settings.ui_port}/   "
+        f"API: http://{_shown(settings.host)}:{settings.api_port}/v1",
+        flush=True,
+    )
+    stop.wait()
+    stop_serving()
+
+
+def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
+    """Serve in the background; return what ends it."""
+    from starlette.middleware import Middleware
+
+    from frontend.ui.handlers import Handlers
+    from frontend.ui.page import build_page
+    from frontend.ui.web import ContentPolicy, picture_route
+
+    service = Service(settings)
+    handlers = Handlers(service, uploads)
+    demo = build_page(handlers, settings)
+    demo.launch(
+        server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
+        server_port=settings.ui_port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        show_error=False,
+        max_threads=MAX_THREADS,
+        max_file_size=settings.max_image_bytes,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        theme=_theme(),
+        css_paths=Path(__file__).with_name("style.css"),
+        app_kwargs={
+            "openapi_url": None,
+            "routes": [picture_route(service)],
+            "middleware": [Middleware(ContentPolicy)],
+        },
+    )
+
+    def stop_serving() -> None:
+        handlers.close()
+        # Open tabs would hold the server for seconds; that it leaves them is no error.
+        logging.getLogger("uvicorn.error").disabled = True
+        demo.server.force_exit = True
+        demo.close(verbose=False)
+
+    return stop_serving
+
+
+def _empty_folder(settings: Settings) -> Path:
+    """Where uploads lie until they are in Redis; a process that was killed left its own here."""
+    folder = settings.data_dir.absolute() / "uploads" / str(settings.ui_port)
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _theme() -> gr.themes.Base:
+    """System fonts (nothing is fetched), sunlight on slate."""
+    import gradio as gr
+
+    theme = gr.themes.Default(
+        primary_hue="amber",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+        radius_size="md",
+    )
+    return theme.set(
+        button_primary_background_fill="*primary_400",
+        button_primary_background_fill_hover="*primary_300",
+        button_primary_text_color="#1c1917",
+        button_primary_background_fill_dark="*primary_400",
+        button_primary_background_fill_hover_dark="*primary_300",
+        button_primary_text_color_dark="#1c1917",
+        error_text_color="#b91c1c",
+        error_text_color_dark="#fca5a5",
+    )
+
+
+def _shown(host: str) -> str:
+    """The host as one types it into a browser on this machine."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return everywhere.get(host, f"[{host}]" if ":" in host else host)

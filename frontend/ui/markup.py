@@ -1,0 +1,65 @@
+"""Turns as the chat box shows them: Markdown without HTML, pictures by address.
+
+HTML in what people and models write is shown as text. Only Markdown is interpreted; the page's
+own sanitiser and its content policy stand behind this, so a mistake here spoils looks, not safety.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from broker.messages import ChatMessage, ImagePart
+from frontend.ui.conversation import Conversation
+
+PICTURES = "pictures"
+"""Where `frontend.ui.web` serves stored pictures, relative to the page."""
+
+LATEX_DELIMITERS: list[dict[str, str | bool]] = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+"""No single dollar: "$5 and $6" is money."""
+
+# What Markdown or KaTeX escape themselves: fenced code (open to the end while it streams), code
+# spans, formulas. Outside of these, a `<` that could open a tag is escaped.
+_TAG_OR_LITERAL = re.compile(
+    r"""
+      (?P<literal>
+          ^[ ]{0,3}(?P<fence>`{3,}|~{3,}) .*? (?: ^[ ]{0,3}(?P=fence)[`~]*[ ]*$ | \Z)
+        | (?P<ticks>`+) (?!`) .+? (?<!`) (?P=ticks) (?!`)
+        | \$\$ .+? \$\$ | \\\( .+? \\\) | \\\[ .+? \\\]
+      )
+    | < (?= [A-Za-z/!?] )
+    """,
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
+
+
+def as_markdown(text: str) -> str:
+    """Text with its HTML made visible; code and formulas stay as they are."""
+    return _TAG_OR_LITERAL.sub(lambda match: match["literal"] or "&lt;", text)
+
+
+def render(conversation: Conversation, answer: str | None = None) -> list[dict[str, Any]]:
+    """The messages of Gradio's chat box; `answer` is the one that is being written."""
+    shown = [_message(message) for message in conversation.messages]
+    if answer:
+        shown.append(_bubble("assistant", as_markdown(answer)))
+    return shown
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """One bubble: its pictures first, its text below."""
+    pictures = (
+        f"![picture {part.sha256[:8]}]({PICTURES}/{part.sha256})"
+        for part in message.content
+        if isinstance(part, ImagePart)
+    )
+    return _bubble(message.role, "\n\n".join((*pictures, as_markdown(message.text))))
+
+
+def _bubble(role: str, markdown: str) -> dict[str, Any]:
+    # A typed part, for a plain string would be dedented.
+    return {"role": role, "content": [{"type": "text", "text": markdown}]}

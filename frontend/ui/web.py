@@ -1,0 +1,66 @@
+"""The plain HTTP parts of the chat page: stored pictures by address, and its content policy.
+
+The page may load nothing from other hosts: an answer that embeds a foreign picture cannot leak
+what was said. Pictures are served under their SHA-256, which nobody guesses.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from broker.errors import HeliographError
+from frontend.service import Service
+from frontend.ui.markup import PICTURES
+
+# Gradio's own page needs inline scripts and styles, and its HTML component compiles its template.
+POLICY: Final = (
+    "default-src 'self' 'unsafe-inline' data: blob:; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+_MAGIC: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+class ContentPolicy:
+    """Middleware that adds the policy to every reply."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; change nothing but the reply's headers."""
+
+        async def add_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Content-Security-Policy", POLICY)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Referrer-Policy", "same-origin")
+            await send(message)
+
+        await self._app(scope, receive, add_headers if scope["type"] == "http" else send)
+
+
+def picture_route(service: Service) -> Route:
+    """The route of stored pictures."""
+
+    def picture(request: Request) -> Response:
+        sha256: str = request.path_params["sha256"]
+        try:
+            data = service.image(sha256)
+        except HeliographError as error:
+            status = 503 if error.status == 503 else 404
+            raise HTTPException(status, error.message) from None
+        kind = next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/webp")
+        # The address is the content: it never changes.
+        headers = {"Cache-Control": "private, max-age=86400, immutable"}
+        return Response(data, media_type=kind, headers=headers)
+
+    return Route(f"/{PICTURES}/{{sha256}}", picture)

@@ -1,0 +1,66 @@
+"""The short lines under the chat: why one waits, how an answer ended, what went wrong.
+
+Plain text and HTML of one line each; every value that comes from elsewhere is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from broker.errors import ErrorBody
+from broker.messages import End, WorkerInfo
+
+NO_MODEL = (
+    "No model is being served at the moment. Start a worker, for instance with "
+    "python -m workers; this page notices it within seconds."
+)
+
+
+def note(text: str) -> str:
+    """A quiet line; screen readers are told when it changes."""
+    return f'<p class="line" role="status">{escape(text)}</p>' if text else ""
+
+
+def error(body: ErrorBody, job_id: str = "") -> str:
+    """What happened, to which job, and what to do."""
+    job = f" (job {job_id})" if job_id and job_id not in body.message else ""
+    advice = " Regenerate tries again." if body.status >= 429 else ""
+    return f'<p class="line error" role="alert">{escape(body.message + job + advice)}</p>'
+
+
+def missing(model: str | None, live: Sequence[str]) -> str:
+    """What to know when the wanted model, or any at all, is not served."""
+    if not live and not model:
+        return note(NO_MODEL)
+    if model and model not in live:
+        return note(f"No worker serves {model} at the moment.")
+    return ""
+
+
+def waiting(position: int | None, workers: Sequence[WorkerInfo]) -> str:
+    """Why nothing has come yet: `workers` are the live ones of the model."""
+    if not workers:
+        return "no worker serves this model any more, waiting for one"
+    if all(info.state == "loading" for info in workers):
+        return f"the model is loading ({max(info.progress for info in workers)} %)"
+    if position:
+        return f"queued, {position} ahead"
+    return "queued, next in line" if position == 0 else "a worker is taking the question"
+
+
+def ending(end: End) -> str:
+    """Tokens, speed and, where it is not simply finished, why the answer ended."""
+    count = end.usage.completion_tokens
+    parts = []
+    if count:
+        parts.append("1 token" if count == 1 else f"{count} tokens")
+        spent_s = end.timings.total_s - end.timings.first_token_s
+        if count > 1 and spent_s > 0:
+            parts.append(f"{(count - 1) / spent_s:.0f} tokens/s")
+        parts.append(f"first token after {end.timings.first_token_s:.2f} s")
+    if end.finish_reason == "length":
+        parts.append("stopped at the token limit")
+    elif end.finish_reason == "cancelled":
+        parts.append("stopped" if count else "stopped before it began")
+    return " · ".join(parts)

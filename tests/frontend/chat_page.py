@@ -1,0 +1,130 @@
+"""A headless Chromium and the chat page as a person sees it: labels and button names only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-gpu"]
+
+# Every state of the newest answer, kept by the browser itself: polling would miss some.
+_WATCH = """() => {
+  window.seen = [];
+  const note = () => {
+    const bots = document.querySelectorAll('#chat [data-testid="bot"]');
+    const text = bots.length ? bots[bots.length - 1].innerText.trim() : '';
+    if (text && text !== window.seen[window.seen.length - 1]) window.seen.push(text);
+  };
+  new MutationObserver(note).observe(
+    document.querySelector('#chat'), {childList: true, subtree: true, characterData: true});
+}"""
+
+
+@contextmanager
+def chromium() -> Iterator[BrowserContext]:
+    """A profile of the system's Chromium, whose tabs share a cache.
+
+    A machine without Chromium fails the test instead of skipping it.
+    """
+    binary = shutil.which("chromium")
+    assert binary, "the chat page's tests need Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        yield browser.new_context()
+        browser.close()
+
+
+class ChatPage:
+    """One tab of the chat page."""
+
+    def __init__(
+        self, browser: BrowserContext, address: str, *, width: int = 1100, height: int = 900
+    ) -> None:
+        self.page: Page = browser.new_page()
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.address = address
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self._note_request(request.url))
+
+    def _note_request(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.foreign.append(url)
+
+    def open(self, query: str = "", model: str | None = None) -> ChatPage:
+        """Load the page and wait until it is ready, with `model` chosen."""
+        self.page.goto(self.address + "/" + query)
+        expect(self.button("Send")).to_be_enabled(timeout=20_000)
+        if model is not None:
+            expect(self.model).to_have_value(model, timeout=10_000)
+        self.page.evaluate(_WATCH)
+        return self
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    @property
+    def model(self) -> Locator:
+        return self.page.get_by_label("Model", exact=True)
+
+    @property
+    def message(self) -> Locator:
+        return self.page.get_by_label("Message", exact=True)
+
+    @property
+    def line(self) -> Locator:
+        return self.page.locator("#line")
+
+    @property
+    def answers(self) -> Locator:
+        return self.page.locator('#chat [data-testid="bot"]')
+
+    @property
+    def questions(self) -> Locator:
+        return self.page.locator('#chat [data-testid="user"]')
+
+    @property
+    def seen(self) -> list[str]:
+        """Every state of the newest answer since the page was opened."""
+        states: list[str] = self.page.evaluate("window.seen")
+        return states
+
+    def ask(self, text: str) -> None:
+        """Type a message and press Enter."""
+        self.message.fill(text)
+        self.message.press("Enter")
+
+    def upload(self, path: Path) -> None:
+        self.page.locator("#picture input[type=file]").first.set_input_files(path)
+
+    def set_slider(self, label: str, value: float) -> None:
+        box = self.page.get_by_label(f"number input for {label}")
+        if not box.is_visible():
+            self.page.get_by_role("button", name="Parameters").click()
+        track = self.page.get_by_label(f"range slider for {label}")
+        expect(box).to_have_value(track.input_value())
+        box.fill(str(value))
+        box.press("Tab")
+        expect(track).to_have_value(str(value))
+
+    def expect_buttons(self, *enabled: str, timeout_ms: float = 10_000) -> None:
+        """Exactly these buttons can be pressed."""
+        names = ("Send", "Stop", "Regenerate", "Clear", "Upvote", "Downvote", "Flag")
+        for name in names:
+            expect(self.button(name)).to_be_enabled(enabled=name in enabled, timeout=timeout_ms)
+
+    def close(self) -> None:
+        """Close the tab; it must have asked no other host for anything and logged no error."""
+        self.page.close()
+        assert not self.foreign, f"the page asked other hosts: {self.foreign}"
+        assert not self.errors, f"the browser's console has errors: {self.errors}"
+
+
+ANSWERED = ("Send", "Regenerate", "Clear", "Upvote", "Downvote", "Flag")
+"""What can be pressed after an answer."""

@@ -1,0 +1,99 @@
+"""How a job's events become updates of the page."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from broker.errors import RedisUnavailable, WorkerFailed
+from broker.messages import (
+    Claim,
+    Delta,
+    End,
+    Event,
+    EventId,
+    Failed,
+    GenerateRequest,
+    Timings,
+    Usage,
+    WorkerInfo,
+)
+from frontend.service import Service
+from frontend.ui import answer
+
+JOB = GenerateRequest(id="j1", model="m", messages=(), created_s=0.0)
+END = End(EventId(1, 99), "!", (), "stop", Usage(3, 5), Timings(0.0, 0.1, 1.1))
+
+
+class Script:
+    """A service whose job has these events."""
+
+    def __init__(self, *events: Event | Exception | None) -> None:
+        self.events = events
+        self.closed = False
+
+    def follow(self, request: GenerateRequest, *, tick_s: float) -> Iterator[Event | None]:
+        try:
+            for event in self.events:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed = True
+
+    def workers(self) -> list[WorkerInfo]:
+        raise RedisUnavailable("Redis is away.")
+
+
+def updates(*events: Event | Exception | None) -> list[answer.Update]:
+    return list(answer.follow(cast(Service, Script(*events)), JOB))
+
+
+def deltas(count: int) -> list[Event]:
+    return [Delta(EventId(1, n + 1), f"w{n} ", (n,)) for n in range(count)]
+
+
+def test_the_first_words_are_shown_at_once() -> None:
+    first = updates(Claim(EventId(1, 0), "w"), *deltas(3), END)[0]
+    assert first.text == "w0 "
+
+
+def test_many_events_make_few_updates_and_none_is_lost() -> None:
+    shown = updates(*deltas(5000), END)
+    assert len(shown) < 50
+    assert shown[-1].text == "".join(f"w{n} " for n in range(5000)) + "!"
+    assert shown[-1].end == END
+
+
+def test_updates_grow_rarer_with_the_number_of_streams() -> None:
+    assert answer.pace_s(1) == answer.pace_s(10) == answer.UPDATE_S
+    assert answer.pace_s(100) == pytest.approx(100 / answer.UPDATES_PER_S)
+
+
+def test_an_error_of_the_worker_keeps_the_words_that_came() -> None:
+    error = WorkerFailed("The engine failed.").body
+    last = updates(*deltas(2), Failed(EventId(1, 3), error))[-1]
+    assert (last.text, last.error) == ("w0 w1 ", error)
+
+
+def test_a_lost_redis_is_an_error_line_and_not_an_exception() -> None:
+    last = updates(*deltas(1), RedisUnavailable("Redis is away."))[-1]
+    assert last.text == "w0 "
+    assert last.error is not None
+    assert last.error.code == "redis_unavailable"
+
+
+def test_a_short_absence_of_redis_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "LOOK_S", 0.0)
+    monkeypatch.setattr(answer, "UPDATE_S", 0.0)
+    lines = [update.line for update in updates(None, *deltas(1), END)]
+    assert lines[0] == "Redis does not answer, waiting for it"
+    assert lines[-1].startswith("5 tokens")
+
+
+def test_a_reader_that_leaves_closes_the_stream() -> None:
+    script = Script(*deltas(100), END)
+    reader: Any = answer.follow(cast(Service, script), JOB)
+    next(reader)
+    reader.close()
+    assert script.closed

@@ -1,0 +1,107 @@
+"""What the chat page remembers and says, without a browser."""
+
+import pytest
+
+from broker.errors import InvalidImage, NoLiveWorker
+from broker.messages import End, EventId, FinishReason, Timings, Usage, WorkerInfo
+from frontend.ui import wording
+from frontend.ui.conversation import Controls, Conversation
+from frontend.ui.markup import as_markdown, render
+
+SHA = "ab" * 32
+
+
+def worker(**changes: object) -> WorkerInfo:
+    record = {"id": "w1", "model": "m", "engine": "echo", "device": "cpu", "host": "h", "pid": 1}
+    return WorkerInfo.model_validate(record | {"state": "ready"} | changes)
+
+
+def end(reason: FinishReason, tokens: int) -> End:
+    return End(EventId(1, 9), "", (), reason, Usage(10, tokens), Timings(0.1, 0.5, 2.5))
+
+
+def test_pictures_come_before_the_words_of_their_turn() -> None:
+    turn = Conversation().ask("What is this?", (SHA,)).messages[0]
+    assert [part.type for part in turn.content] == ["image", "text"]
+    assert turn.text == "What is this?"
+
+
+def test_words_are_kept_whole_and_unchanged() -> None:
+    text = "  indented\n\ttab <image> </s> " + "x" * 5000
+    assert Conversation().ask(text).messages[0].text == text
+
+
+def test_a_turn_that_was_never_answered_grows() -> None:
+    chat = Conversation().ask("First", (SHA,)).ask("Second")
+    assert [message.role for message in chat.messages] == ["user"]
+    assert chat.messages[0].text == "First\n\nSecond"
+    assert chat.messages[0].images == (SHA,)
+
+
+def test_a_picture_may_come_at_any_turn_and_earlier_turns_stay() -> None:
+    chat = Conversation().ask("Hello").answer("Hi").ask("And this?", (SHA,))
+    assert [message.role for message in chat.messages] == ["user", "assistant", "user"]
+    assert chat.messages[2].images == (SHA,)
+
+
+def test_regenerate_drops_the_last_answer_only() -> None:
+    chat = Conversation().ask("Hello").answer("Hi")
+    assert chat.without_answer() == Conversation().ask("Hello")
+    assert chat.without_answer().without_answer() == chat.without_answer()
+
+
+def test_an_empty_answer_is_no_turn() -> None:
+    assert Conversation().ask("Hello").answer("") == Conversation().ask("Hello")
+
+
+def test_buttons_follow_the_phase() -> None:
+    assert Controls.of("empty") == Controls(True, False, False, False, False)
+    assert Controls.of("answering") == Controls(False, True, False, False, False)
+    assert Controls.of("answered") == Controls(True, False, True, True, True)
+    assert Controls.of("failed") == Controls(True, False, True, True, False)
+    assert Controls.of("voted") == Controls(True, False, True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a <b>bold</b> word", "a &lt;b>bold&lt;/b> word"),
+        ("<ref>cat</ref><box>[[1, 2]]</box>", "&lt;ref>cat&lt;/ref>&lt;box>[[1, 2]]&lt;/box>"),
+        ("1 < 2 and <3", "1 < 2 and <3"),
+        ("code `<b>` and ``a ` <i>``", "code `<b>` and ``a ` <i>``"),
+        ("```html\n<b>\n```\n<i>", "```html\n<b>\n```\n&lt;i>"),
+        ("```html\n<b> still streaming", "```html\n<b> still streaming"),
+        ("one ` tick <b>", "one ` tick &lt;b>"),
+        ("$$a <b$$ and \\(x<y\\) <u>", "$$a <b$$ and \\(x<y\\) &lt;u>"),
+        ("<!-- hidden --> <?php", "&lt;!-- hidden --> &lt;?php"),
+    ],
+)
+def test_html_becomes_visible_text_outside_of_code_and_formulas(text: str, shown: str) -> None:
+    assert as_markdown(text) == shown
+
+
+def test_pictures_are_shown_by_address() -> None:
+    shown = render(Conversation().ask("Look", (SHA,)), "It is")
+    assert [bubble["role"] for bubble in shown] == ["user", "assistant"]
+    assert shown[0]["content"][0]["text"] == f"![picture abababab](pictures/{SHA})\n\nLook"
+
+
+def test_a_waiting_reader_is_told_why() -> None:
+    loading = worker(state="loading", progress=43)
+    assert wording.waiting(3, [loading]) == "the model is loading (43 %)"
+    assert wording.waiting(2, [worker(), loading]) == "queued, 2 ahead"
+    assert wording.waiting(0, [worker()]) == "queued, next in line"
+    assert "waiting for one" in wording.waiting(0, [])
+
+
+def test_the_last_line_counts_and_says_why_the_answer_ended() -> None:
+    assert wording.ending(end("stop", 21)) == "21 tokens · 10 tokens/s · first token after 0.50 s"
+    assert wording.ending(end("length", 64)).endswith("· stopped at the token limit")
+    assert wording.ending(end("cancelled", 5)).endswith("· stopped")
+    assert wording.ending(end("cancelled", 0)) == "stopped before it began"
+
+
+def test_an_error_says_what_happened_to_which_job_and_what_to_do() -> None:
+    shown = wording.error(NoLiveWorker("Nobody <is> there.").body, "j1")
+    assert "Nobody &lt;is&gt; there. (job j1) Regenerate tries again." in shown
+    assert "Regenerate" not in wording.error(InvalidImage("Not a picture.").body)
