@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from broker.connection import connect
 from broker.errors import ConfigurationError
+from broker.ports import check_free
 from broker.settings import Settings
-from tests.stack import embedded_valkey, free_port
+from tests.stack import Process, embedded_valkey, free_port, until
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -69,6 +71,25 @@ def test_the_workers_help_needs_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     for flag in ("model-path", "model-name", "device", "load-8bit", "limit-model-concurrency"):
         assert f"--{flag}" in shown.stdout
+
+
+def test_with_redis_url_set_no_server_is_started(tmp_path: Path) -> None:
+    port = free_port()
+    env = {"REDIS_URL": "redis://elsewhere/0", "HELIOGRAPH_REDIS_PORT": str(port)}
+    keeper = Process(
+        "serve",
+        [sys.executable, "-m", "broker", "serve"],
+        env | {"HELIOGRAPH_DATA_DIR": str(tmp_path / "data")},
+        tmp_path,
+    )
+    try:
+        until(lambda: "REDIS_URL is set" in keeper.output, "it says that it starts none")
+        check_free("127.0.0.1", port, "HELIOGRAPH_REDIS_PORT")
+        assert not (tmp_path / "data").exists()
+        keeper.signal(signal.SIGTERM)
+        assert keeper.wait() == 0
+    finally:
+        keeper.stop()
 
 
 def test_a_busy_port_is_one_sentence_with_port_and_setting(tmp_path: Path) -> None:

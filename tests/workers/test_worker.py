@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from broker.messages import (
     TextPart,
 )
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey, until
+from tests.stack import Stack, embedded_valkey, real_redis, until
 
 
 def say(text: str, *images: str) -> list[ChatMessage]:
@@ -258,6 +259,33 @@ def test_the_worker_survives_a_redis_restart(tmp_path_factory: pytest.TempPathFa
             stack.stop()
     finally:
         stack.stop()
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server here")
+def test_real_redis_serves_as_well(
+    tmp_path_factory: pytest.TempPathFactory, red_circle: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("real")
+    with real_redis(folder) as url:
+        stack = Stack(url, folder)
+        service = Service(stack.settings())
+        try:
+            worker = stack.echo_worker(SLOW)
+            sha256 = service.store_image(red_circle)
+            look = service.submit("echo", say("look", sha256), SamplingParams(max_tokens=3))
+            assert sha256[:8] in answer(service, look)[0]
+            request = ask(service, "word")
+            deltas(service, request, 3)
+            worker.signal(signal.SIGKILL)
+            stack.echo_worker(SLOW)
+            assert answer(service, request)[0] == " ".join(["word"] * 200)
+            stopped = ask(service, "word")
+            deltas(service, stopped, 3)
+            service.cancel(stopped.id)
+            assert answer(service, stopped)[1].finish_reason == "cancelled"
+        finally:
+            service.close()
+            stack.stop()
 
 
 @pytest.mark.parametrize(
