@@ -8,7 +8,8 @@ tower cheaply (`objective`), later ones mostly chats.
 The shipped weights took 3,792 steps in 73 minutes on two shared cores, resumed several times while
 this recipe was found: the rate was 2e-3 with cosine decay at first, position coordinates and the
 token head came in after 1,555 to 2,469 steps. They were still improving; `--resume` goes on from
-`DIR/state.pt` when `--minutes` or `--steps`, which count the whole run, are larger than before.
+`DIR/state.pt` when `--minutes` or `--steps`, which count the whole run, are larger than before, or,
+without that file, from the weights in `DIR/model` (copy `workers/demo/model` there).
 """
 
 import argparse
@@ -25,7 +26,7 @@ from torch import distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import AttentionInterface
+from transformers import AttentionInterface, InternVLForConditionalGeneration
 
 from workers.demo import pairs, questions, smalltalk
 from workers.demo.architecture import build_model, save_checkpoint
@@ -164,10 +165,16 @@ def run(rank: int, out: Path, minutes: float | None, steps: int, resume: bool) -
     )
     AttentionInterface.register("training", training_attention)
     encoder = Encoder.load(out / "model")
-    model = build_model(encoder)
+    progress = Progress()
+    if resume and not (out / "state.pt").exists():
+        # Weights without the optimiser's state: a fresh schedule that skips the easy batches.
+        model = InternVLForConditionalGeneration.from_pretrained(out / "model", dtype="float32")
+        progress.step = EASY_STEPS
+    else:
+        model = build_model(encoder)
     model.set_attn_implementation("training")
     objective = Objective(model).to(torch.bfloat16).train()
-    masters, progress = Masters(objective), Progress()
+    masters = Masters(objective)
     if resume and (out / "state.pt").exists():
         saved = torch.load(out / "state.pt", weights_only=True)
         masters.restore(saved["masters"])
