@@ -62,7 +62,7 @@ def connect(
     pool = redis.BlockingConnectionPool.from_url(
         url, max_connections=MAX_CONNECTIONS, timeout=TURN_TIMEOUT_S, **options
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)  # closing the client closes its connections
 
 
 _NONE = ExponentialBackoff(cap=0, base=0)
