@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import redis
 
 from broker import keys
 from broker.errors import InvalidImage
+
+MAX_SIDE: Final = 16_384
+"""Longest side of an accepted picture, in pixels; both ends check it before they decode."""
+
+MAX_RATIO: Final = 200
+"""How many times longer than the other a side may be."""
 
 
 def digest(data: bytes) -> str:

@@ -12,6 +12,7 @@ import io
 from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from broker.errors import InvalidImage, RequestTooLarge
+from broker.images import MAX_RATIO, MAX_SIDE
 
 _OPENERS = (
     JpegImagePlugin.JpegImageFile,
@@ -20,8 +21,6 @@ _OPENERS = (
     GifImagePlugin.GifImageFile,
 )
 FORMATS = tuple(str(opener.format) for opener in _OPENERS)
-MAX_SIDE = 16_384
-MAX_RATIO = 200
 
 
 def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = None) -> None:

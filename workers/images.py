@@ -12,10 +12,9 @@ import io
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import InvalidImage, RequestTooLarge
+from broker.images import MAX_RATIO, MAX_SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MAX_SIDE = 16_384
-MAX_RATIO = 200
 _WHITE = (255, 255, 255)
 _DAMAGED = "The picture is damaged or incomplete; open it and save it again."
 _UNKNOWN = "This is not a picture that can be opened; send JPEG, PNG, WebP or GIF."
