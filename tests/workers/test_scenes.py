@@ -140,6 +140,28 @@ def test_pieces_and_whole_text_give_the_same_tokens() -> None:
     assert encoder.decode(encoder.text("naïve 漢字 🙂 <box>")) == "naïve 漢字 🙂 <box>"
 
 
+def test_training_notes_where_the_words_of_a_turn_point() -> None:
+    scene = PAIR
+    encoder = shipped().encoder
+    places = {shape: box_of(scene, shape) for shape in scene.shapes}
+    packer = Packer(encoder)
+    asked = Turn("relation yes/no", "Is THE red circle left of the square?", "yes", RED_CIRCLE)
+    packer.turn(asked, scene)
+    packer.turn(Turn("identify many", "What is there?", questions.describe(scene) or ""), scene)
+    seen = [(encoder.decode(packer.out.ids[: at + 1]), box) for at, box in packer.out.mentions]
+    assert [box for _, box in seen] == [places[RED_CIRCLE], places[BLUE_SQUARE]]
+    assert seen[0][0].endswith("THE red circle") and seen[1][0].endswith("the square")
+    held = [(encoder.decode(packer.out.ids[: at + 1]), box) for at, box in packer.out.items]
+    first, second = sorted(scene.shapes, key=lambda shape: shape.x)
+    assert [box for _, box in held] == [places[first], places[second]]
+    assert held[0][0].endswith("assistant\n")
+    assert held[1][0].endswith(f"{first.name} and")
+
+
+def box_of(scene: Scene, shape: Shape) -> tuple[float, ...]:
+    return tuple(edge / scene.width for edge in shape.box())
+
+
 def test_the_checkpoint_is_small() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) <= 16 * 2**20
 

@@ -5,6 +5,7 @@ model sees, which shape is centred where, and its box. Without it the tower took
 training to tell a star from a circle, and the language model found no positions to speak of.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from workers.demo.samples import CELLS, Batch
 from workers.demo.scenes import COLOURS, KINDS
 
 PATCH_WEIGHT = 0.2
+PLACE_WEIGHT = 3.0
+MENTION_DEPTH, ITEM_DEPTH = 3, 4
 NAMES = 1 + len(COLOURS) * len(KINDS)
 
 
@@ -31,10 +34,28 @@ class PatchHead(nn.Module):
         self.kinds = nn.Linear(width, 1 + len(KINDS))
         self.token_names = nn.Linear(token_width, 4 * NAMES)
         self.token_boxes = nn.Linear(token_width, 4)
+        self.mentions = nn.Linear(token_width, 4)
+        self.items = nn.Linear(token_width, 4)
 
     def forward(self, patches: Tensor, tokens: Tensor, batch: Batch) -> Tensor:
         """Return the loss of patches (tiles, 64, width) and tokens (tiles, 16, token_width)."""
         return self._patch_loss(patches, batch) + self._token_loss(tokens, batch)
+
+    def places(self, layers: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Return how far the places that the language model holds at words are off.
+
+        What a question mentions has to be known by `MENTION_DEPTH` layers, in time to be compared;
+        what the answer names next, by `ITEM_DEPTH`. Each is a share of the picture's sides.
+        """
+        loss = torch.zeros(())
+        for name, depth in (("mentions", MENTION_DEPTH), ("items", ITEM_DEPTH)):
+            marks = batch[name]
+            width = layers[depth].shape[-1]
+            held = layers[depth].reshape(-1, width)[marks[:, 0].long()]
+            read = getattr(self, name)(functional.rms_norm(held, (width,))).float()
+            far = functional.l1_loss(read, marks[:, 1:], reduction="sum")
+            loss = loss + far / (4 * max(1, len(marks)))
+        return loss
 
     def _patch_loss(self, patches: Tensor, batch: Batch) -> Tensor:
         objects, boxes = batch["objects"], batch["boxes"]
@@ -143,15 +164,19 @@ class Objective(nn.Module):
         if features is not None:
             places = batch["ids"] == self.model.config.image_token_id
             embeds = embeds.masked_scatter(places[..., None], features)
-        hidden = inner.language_model(
+        output = inner.language_model(
             inputs_embeds=embeds,
             attention_mask=attention_mask(batch["branches"], embeds.dtype),
             position_ids=batch["positions"],
             use_cache=False,
-        ).last_hidden_state
+            output_hidden_states=True,
+        )
+        places = PLACE_WEIGHT * self.head.places(output.hidden_states, batch)
+        hidden = output.last_hidden_state
         asked = batch["targets"] != IGNORE
         logits = self.model.lm_head(hidden[asked]).float()
         targets, weights = batch["targets"][asked], batch["weights"][asked]
         costs = functional.cross_entropy(logits, targets, reduction="none")
         right = (logits.argmax(-1) == targets).float().mean()
-        return (costs * weights).sum() / weights.sum(), patch_loss, right
+        answer = (costs * weights).sum() / weights.sum()
+        return answer, patch_loss + places / PATCH_WEIGHT, right

@@ -6,6 +6,7 @@ Layout, piece by piece, each encoded on its own so that training and serving agr
 A line feed is always a token of its own, so a whole string and its pieces give the same tokens.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from workers.demo.questions import Turn
+from workers.demo.scenes import Box, Scene
+from workers.demo.spots import spots
 
 TOKENS_PER_TILE = 16
 IGNORE = -100
@@ -78,7 +81,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self.text = lru_cache(maxsize=200_000)(self._encode)
+        self._pieces = lru_cache(maxsize=200_000)(self._encode)
         ids: dict[str, int] = {t: int(tokenizer.token_to_id(t) or 0) for t in SPECIAL_TOKENS}
         line = self.text("\n")
         self.end = ids[END]
@@ -94,8 +97,17 @@ class Encoder:
         """Read the tokenizer of a checkpoint folder."""
         return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def text(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a piece of text."""
+        return self._pieces(text)[0]
+
+    def ends(self, text: str) -> tuple[int, ...]:
+        """Return where each token of a text ends, in characters."""
+        return self._pieces(text)[1]
+
+    def _encode(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        pieces = self._tokenizer.encode(text, add_special_tokens=False)
+        return tuple(pieces.ids), tuple(end for _, end in pieces.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
@@ -109,13 +121,19 @@ class Encoder:
 
 @dataclass(slots=True)
 class Packed:
-    """A prefix shared by branches; each branch sees the prefix and itself only."""
+    """A prefix shared by branches; each branch sees the prefix and itself only.
+
+    `mentions` and `items` are places (`spots`) by the index of the token that has to hold them: the
+    last one of a mention, and the one right before an item of the answer.
+    """
 
     ids: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
+    mentions: list[tuple[int, Box]] = field(default_factory=list)
+    items: list[tuple[int, Box]] = field(default_factory=list)
 
 
 class Packer:
@@ -142,13 +160,24 @@ class Packer:
             out.branches.append(self._branch)
             self._position += 1
 
-    def turn(self, turn: Turn, question: Sequence[int] | None = None) -> None:
-        """Append question, answer and end of turn; the user's opening is already there."""
-        encoder = self._encoder
-        self.add(encoder.text(turn.question) if question is None else question)
-        self.add(encoder.reply)
-        answer = encoder.text(turn.answer)
-        self.add((*answer, encoder.end), BOX_WEIGHT if turn.box else 1.0)
+    def turn(self, turn: Turn, scene: Scene | None = None, after: Sequence[int] = ()) -> None:
+        """Append question, answer and end of turn; the user's opening is already there.
+
+        `after` follows the question; with a scene, its places are noted at the words for them.
+        """
+        encoder, out = self._encoder, self.out
+        asked_at = len(out.ids)
+        self.add((*encoder.text(turn.question), *after, *encoder.reply))
+        answered_at = len(out.ids)
+        self.add((*encoder.text(turn.answer), encoder.end), BOX_WEIGHT if turn.box else 1.0)
+        if scene is not None:
+            found = spots(turn, scene)
+            for at, box in found.question:
+                token = bisect_left(encoder.ends(turn.question), at)
+                out.mentions.append((asked_at + token, box))
+            for at, box in found.answer:
+                token = bisect_right(encoder.ends(turn.answer), at)
+                out.items.append((answered_at + token - 1, box))
 
     def next_user(self) -> None:
         """Open the next user turn after an answer."""
@@ -161,7 +190,7 @@ class Packer:
         self._branch += 1
         self._position = self._prefix_end
 
-    def fill(self, chain: Callable[[], Sequence[Turn]]) -> None:
+    def fill(self, chain: Callable[[], Sequence[Turn]], scene: Scene | None = None) -> None:
         """Append chains of turns, each a branch of its own, until the branches are long enough."""
         enough = len(self.out.ids) + BRANCH_TOKENS
         while len(self.out.ids) < enough:
@@ -169,7 +198,7 @@ class Packer:
             for index, turn in enumerate(chain()):
                 if index:
                     self.next_user()
-                self.turn(turn)
+                self.turn(turn, scene)
 
 
 def corpus(turns: Iterable[Turn]) -> Iterator[str]:

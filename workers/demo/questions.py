@@ -6,7 +6,7 @@ would be ambiguous (a shape on the border of two regions, two shapes of the same
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -259,9 +259,10 @@ ASKERS: tuple[tuple[Asker, float], ...] = (
 )
 
 
-def about_scene(rng: Random, scene: Scene) -> Turn:
-    """Ask any kind of question about one scene."""
-    askers, weights = zip(*ASKERS, strict=True)
+def about_scene(rng: Random, scene: Scene, emphasis: Mapping[Asker, float] | None = None) -> Turn:
+    """Ask any kind of question about one scene; some may be asked more often than usual."""
+    askers = [asker for asker, _ in ASKERS]
+    weights = [(emphasis or {}).get(asker, weight) for asker, weight in ASKERS]
     while True:
         turn: Turn | None = rng.choices(askers, weights)[0](rng, scene)
         if turn is not None:

@@ -25,6 +25,7 @@ from workers.demo.scenes import (
     COLOURS,
     KINDS,
     TRAIN_SEEDS,
+    Box,
     Scene,
     random_scene,
     random_size,
@@ -41,9 +42,16 @@ SYSTEMS = (
     "You are Heliograph, a vision assistant.",
     "You are a friendly chatbot. Be concise.",
 )
+PRACTICE: dict[questions.Asker, float] = {
+    questions.ask_identify: 3.6,
+    questions.ask_relation_what: 2.2,
+    questions.ask_relation_yes: 2.2,
+    questions.ask_box: 2.4,
+    questions.ask_count_some: 2.0,
+}
 SAMPLES = {"small": 20, "large": 10, "pair": 11}
 EARLY = {"look": 70, "small": 24, "large": 4, "pair": 2}
-LATE = {"look": 8, "small": 52, "large": 28, "pair": 12}
+LATE = {"look": 6, "small": 52, "large": 28, "pair": 14}
 Batch = dict[str, torch.Tensor]
 
 
@@ -168,7 +176,7 @@ class Batches(IterableDataset[Batch]):
                 yield tiles_of([small.pick() for _ in range(64)] + [large.pick() for _ in range(8)])
                 continue
             size = SAMPLES[kind]
-            (small if kind == "small" else large).renew(size // 2)
+            (small if kind == "small" else large).renew(size // 4)
             items = [self._sample(rng, kind, small, large) for _ in range(size)]
             yield collate([p for p, _ in items]) | tiles_of([q for _, qs in items for q in qs])
 
@@ -201,7 +209,7 @@ class Batches(IterableDataset[Batch]):
         roll = rng.random()
         if roll < 0.06:
             turn = ask(rng, picture.scene)
-            packer.turn(turn, (*self._encoder.text(turn.question), *block))
+            packer.turn(turn, picture.scene, block)
             packer.next_user()
         elif roll < 0.1:
             packer.turn(smalltalk.text_only(rng))
@@ -209,7 +217,7 @@ class Batches(IterableDataset[Batch]):
             packer.add(block)
         else:
             packer.add(block)
-        packer.fill(lambda: chain(rng, picture.scene))
+        packer.fill(lambda: chain(rng, picture.scene), picture.scene)
 
     def _ask_two(self, rng: Random, packer: Packer, first: Picture, second: Picture) -> None:
         assert first.scene is not None and second.scene is not None
@@ -220,7 +228,7 @@ class Batches(IterableDataset[Batch]):
             packer.fill(lambda: [pairs.about_two(rng, scene, other)])
             return
         packer.add(one)
-        packer.turn(ask(rng, first.scene))
+        packer.turn(ask(rng, scene), scene)
         packer.next_user()
         packer.add(two)
         packer.fill(
@@ -241,7 +249,7 @@ def ask(rng: Random, scene: Scene | None) -> Turn:
         return smalltalk.aside(rng)
     if roll < 0.05:
         return smalltalk.about_stranger(rng, scene)
-    return questions.about_scene(rng, scene)
+    return questions.about_scene(rng, scene, PRACTICE)
 
 
 def chain(rng: Random, scene: Scene | None) -> list[Turn]:
@@ -270,7 +278,15 @@ def collate(rows: list[Packed]) -> Batch:
         "weights": pad("weights", 0.0, torch.float32),
         "positions": pad("positions", 0, torch.long),
         "branches": pad("branches", -1, torch.long),
+        "mentions": marks([row.mentions for row in rows], longest),
+        "items": marks([row.items for row in rows], longest),
     }
+
+
+def marks(rows: list[list[tuple[int, Box]]], longest: int) -> torch.Tensor:
+    """Lay places out as (n, 5): the token's index in the flattened batch and the four edges."""
+    flat = [(row * longest + at, *box) for row, found in enumerate(rows) for at, box in found]
+    return torch.tensor(flat, dtype=torch.float32).view(-1, 5)
 
 
 def tiles_of(pictures: list[Picture]) -> Batch:
