@@ -1,6 +1,6 @@
 """The demo model's architecture and its checkpoint folder, in transformers' own format.
 
-An InternVL of about five million weights: 112-pixel tiles of 8 x 8 patches, pixel shuffle to 16
+An InternVL of 4.2 million weights: 112-pixel tiles of 8 x 8 patches, pixel shuffle to 16
 tokens per tile, and a five-layer Qwen2. Knows nothing of scenes or training.
 """
 

@@ -5,11 +5,12 @@ warm-up, a plateau and linear decay, a moving average that is what gets saved, t
 processes whose gradients are averaged. Early batches hold mostly bare tiles, which teach the vision
 tower cheaply (`objective`), later ones mostly chats.
 
-The shipped weights took 4,938 steps in 102 minutes on two shared cores, resumed several times while
+The shipped weights took 11541 steps in 226 minutes on two shared cores, resumed several times while
 this recipe was found: the rate was 2e-3 with cosine decay at first, position coordinates and the
-token head came in after 1,555 to 2,469 steps. They were still improving; `--resume` goes on from
-`DIR/state.pt` when `--minutes` or `--steps`, which count the whole run, are larger than before, or,
-without that file, from the weights in `DIR/model` (copy `workers/demo/model` there).
+token head came in after 1,555 to 2,469 steps, the places at words (`spots`) and more practice of
+lists and relations after 4,938. `--resume` goes on from `DIR/state.pt` when `--minutes` or
+`--steps`, which count the whole run, are larger than before, or, without that file, from the
+weights in `DIR/model` (copy `workers/demo/model` there).
 """
 
 import argparse
