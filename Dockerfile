@@ -3,6 +3,9 @@
 #   docker build --build-arg PIP_EXTRA_INDEX_URL=... .
 FROM python:3.12-slim
 
+# g++ compiles the decode step on machines without a GPU.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /heliograph
 COPY pyproject.toml constraints.txt README.md LICENSE ./

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,14 +58,33 @@ class ChatMessage(_Message):
         return tuple(part.sha256 for part in self.content if isinstance(part, ImagePart))
 
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class SamplingParams(_Message):
-    """How tokens are drawn. `temperature` 0 is greedy; the seed makes a draw repeatable."""
+    """How tokens are drawn and when they end; the defaults change nothing.
+
+    `temperature` 0 is greedy, the seed makes a draw repeatable, and `top_k` 0 is off. The
+    repetition penalty looks at prompt and answer and divides or multiplies logits; presence and
+    frequency penalty look at the answer and are subtracted. `logprobs` is how many of the likeliest
+    tokens to tell with each token's own log-probability; None tells neither.
+    """
 
     max_tokens: int | None = Field(default=None, ge=1)
+    min_tokens: int = Field(default=0, ge=0)
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=2.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[TokenId, float] = {}
+    logprobs: int | None = Field(default=None, ge=0, le=20)
     seed: int = Field(default=0, ge=0, lt=2**63)
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[TokenId, ...] = ()
+    ignore_eos: bool = False
     max_input_tiles: int | None = Field(default=None, ge=1)
 
 
@@ -109,6 +128,21 @@ class EventId(NamedTuple):
 START = EventId(0, 0)
 
 
+class Likely(NamedTuple):
+    """A token as the bytes it stands for, and its log-probability."""
+
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(NamedTuple):
+    """A generated token, and the likeliest tokens at its place, the likeliest first."""
+
+    token: bytes
+    logprob: float
+    top: tuple[Likely, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of a finished answer; image tokens count as prompt tokens."""
@@ -136,11 +170,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text and the token ids behind it; text may lag behind the ids by a held-back piece."""
+    """New text and the token ids behind it; text may lag behind the ids by a held-back piece.
+
+    `logprobs` has one entry for each id if they were asked for, else none.
+    """
 
     id: EventId
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +191,7 @@ class End:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +215,15 @@ def encode_event(event: Event) -> dict[str, str]:
     match event:
         case Claim(_, worker):
             return {"k": "claim", "w": worker}
-        case Delta(_, text, ids):
-            return {"k": "delta", "d": text, "t": " ".join(map(str, ids))}
-        case End(_, text, ids, reason, usage, timings):
+        case Delta(_, text, ids, logprobs):
+            fields = {"k": "delta", "d": text, "t": " ".join(map(str, ids))}
+            return fields | _encode_logprobs(logprobs)
+        case End(_, text, ids, reason, usage, timings, logprobs):
             counts = f"{usage.prompt_tokens} {usage.completion_tokens}"
             times = f"{timings.queued_s:.4f} {timings.first_token_s:.4f} {timings.total_s:.4f}"
             joined = " ".join(map(str, ids))
-            return {"k": "end", "d": text, "t": joined, "r": reason, "u": counts, "s": times}
+            fields = {"k": "end", "d": text, "t": joined, "r": reason, "u": counts, "s": times}
+            return fields | _encode_logprobs(logprobs)
         case Failed(_, error):
             body = {
                 "status": error.status,
@@ -205,7 +246,7 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
             case "claim":
                 return Claim(event_id, fields["w"])
             case "delta":
-                return Delta(event_id, fields["d"], _ids(fields["t"]))
+                return Delta(event_id, fields["d"], _ids(fields["t"]), _decode_logprobs(fields))
             case "end":
                 prompt, completion = map(int, fields["u"].split())
                 queued, first, total = map(float, fields["s"].split())
@@ -216,6 +257,7 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
                     fields["r"],  # type: ignore[arg-type]
                     Usage(prompt, completion),
                     Timings(queued, first, total),
+                    _decode_logprobs(fields),
                 )
             case "error":
                 return Failed(event_id, ErrorBody(**json.loads(fields["e"])))
@@ -227,6 +269,34 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
 
 def _ids(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
+
+
+def _encode_logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, str]:
+    """Write `l`: a list `[token, logprob, token, logprob, ...]` per id, a token's bytes as Latin-1.
+
+    The generated token comes first, then the likeliest. Omitted when empty.
+    """
+    if not logprobs:
+        return {}
+    rows = [
+        [
+            part
+            for token, logprob in ((each.token, each.logprob), *each.top)
+            for part in (token.decode("latin-1"), logprob)
+        ]
+        for each in logprobs
+    ]
+    return {"l": json.dumps(rows, separators=(",", ":"))}
+
+
+def _decode_logprobs(fields: dict[str, str]) -> tuple[TokenLogprob, ...]:
+    return tuple(_decode_logprob(row) for row in json.loads(fields.get("l", "[]")))
+
+
+def _decode_logprob(row: list[Any]) -> TokenLogprob:
+    tokens = (token.encode("latin-1") for token in row[::2])
+    (token, logprob), *top = zip(tokens, row[1::2], strict=True)
+    return TokenLogprob(token, logprob, tuple(Likely(*each) for each in top))
 
 
 class WorkerInfo(_Message):

@@ -35,6 +35,7 @@ class Settings:
     model_name: str = ""
     device: str = "auto"
     engine: str = "local"
+    compile: str = "auto"
     workers: int = 1
     log_level: str = "INFO"
     max_image_bytes: int = 10 * 2**20

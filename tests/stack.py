@@ -93,6 +93,7 @@ class Stack:
             name: value for name, value in os.environ.items() if not name.startswith("HELIOGRAPH_")
         }
         self.env |= {"REDIS_URL": url, "HELIOGRAPH_DATA_DIR": str(folder / "data")}
+        self.env["HELIOGRAPH_COMPILE"] = "off"
         self.processes: list[Process] = []
 
     def start(self, name: str, *command: str, **env: str) -> Process:

@@ -56,6 +56,12 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         choices=["auto", "float32", "bfloat16", "float16"],
         help="weights",
     )
+    parser.add_argument(
+        "--compile",
+        default=settings.compile,
+        choices=["auto", "off", "now"],
+        help="compile decoding in the background, never, or before serving (default: %(default)s)",
+    )
     parser.add_argument("--load-8bit", action="store_true", help="keep the weights in 8 bits")
     parser.add_argument(
         "--limit-model-concurrency",
@@ -113,6 +119,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             slots=flags.limit_model_concurrency or DEFAULT_SLOTS[flags.engine],
             context_length=flags.context_length,
             max_image_pixels=settings.max_image_pixels,
+            compile=flags.compile,
+            compile_dir=str(settings.data_dir / "compiled"),
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)

@@ -96,9 +96,11 @@ class StopStrings:
 class Detokenizer:
     """The text of one answer, piece by piece."""
 
-    def __init__(self, decode: Decode, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, decode: Decode, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
+        """Look for `stop` in the text behind the first `min_tokens` tokens only."""
         self._characters = Characters(decode)
         self._stops = StopStrings(stop)
+        self._unstoppable = min_tokens
 
     @property
     def stopped(self) -> bool:
@@ -108,6 +110,9 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """Take the next token; return the text that may be shown now, often none."""
         text = self._characters.push(token_id)
+        if self._unstoppable > 0:
+            self._unstoppable -= 1
+            return text
         return self._stops.push(text) if text else ""
 
     def flush(self) -> str:

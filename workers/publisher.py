@@ -126,6 +126,7 @@ def _merge(items: list[_Item]) -> list[_Item]:
                 output.finish_reason,
                 output.usage,
                 output.error,
+                before.logprobs + output.logprobs,
             )
         merged[job.id] = (job, output)
     return list(merged.values())
@@ -138,7 +139,7 @@ def _event(job: RunningJob, output: Output) -> Event:
     if output.error is not None:
         return Failed(job.next_id(), output.error)
     if output.finish_reason is None:
-        return Delta(job.next_id(), output.text, output.token_ids)
+        return Delta(job.next_id(), output.text, output.token_ids, output.logprobs)
     return End(
         job.next_id(),
         output.text,
@@ -146,4 +147,5 @@ def _event(job: RunningJob, output: Output) -> Event:
         output.finish_reason,
         output.usage or NO_USAGE,
         job.timings(),
+        output.logprobs,
     )

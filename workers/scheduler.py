@@ -11,8 +11,8 @@ import logging
 from dataclasses import dataclass
 
 from broker.errors import ErrorBody, HeliographError, WorkerFailed
-from broker.messages import FinishReason, Usage
-from workers.engines.base import Batch, Chunk, Engine
+from broker.messages import FinishReason, Likely, TokenLogprob, Usage
+from workers.engines.base import Batch, Chunk, Engine, Sampled
 from workers.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,10 @@ class Output:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: ErrorBody | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
-Sampled = list[tuple[Sequence, int | None]]
+Tokens = list[tuple[Sequence, Sampled | None]]
 
 
 class Scheduler:
@@ -105,7 +106,7 @@ class Scheduler:
                 break
         return chunks
 
-    def _run(self, batch: Batch) -> Sampled:
+    def _run(self, batch: Batch) -> Tokens:
         if not len(batch):
             return []
         try:
@@ -119,28 +120,36 @@ class Scheduler:
         first, second = batch.halves()
         return self._run(first) + self._run(second)
 
-    def _advance(self, batch: Batch, sampled: Sampled) -> list[Output]:
+    def _advance(self, batch: Batch, tokens: Tokens) -> list[Output]:
         stops = {id(chunk.sequence): chunk.stop for chunk in batch.prefills}
         fresh = []
-        for sequence, token_id in sampled:
+        for sequence, sampled in tokens:
             sequence.cached = stops.get(id(sequence), len(sequence.ids))
-            if token_id is None:
+            if sampled is None:
                 continue
-            text = sequence.append(token_id)
+            text, ids = sequence.append(sampled.token_id), (sampled.token_id,)
+            logprobs = _spell(sequence, sampled)
             if sequence.finish_reason is None:
-                fresh.append(Output(sequence.request_id, text, (token_id,)))
+                fresh.append(Output(sequence.request_id, text, ids, logprobs=logprobs))
             else:
-                self._end(sequence, text, (token_id,))
+                self._end(sequence, text, ids, logprobs)
         return fresh
 
     def _collect(self, fresh: list[Output]) -> list[Output]:
         ended, self._ended = self._ended, []
         return fresh + ended
 
-    def _end(self, sequence: Sequence, text: str = "", token_ids: tuple[int, ...] = ()) -> None:
+    def _end(
+        self,
+        sequence: Sequence,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> None:
         self._forget(sequence)
         reason, usage = sequence.finish_reason, sequence.usage
-        self._ended.append(Output(sequence.request_id, text, token_ids, reason, usage))
+        output = Output(sequence.request_id, text, token_ids, reason, usage, logprobs=logprobs)
+        self._ended.append(output)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         log.error("request %s failed in the engine", sequence.request_id, exc_info=error)
@@ -153,3 +162,12 @@ class Scheduler:
         self._running.pop(sequence.request_id, None)
         self._waiting.pop(sequence.request_id, None)
         self._engine.release(sequence)
+
+
+def _spell(sequence: Sequence, sampled: Sampled) -> tuple[TokenLogprob, ...]:
+    """The log-probabilities of one token as they are told; empty if nobody asked for them."""
+    if sampled.logprob is None:
+        return ()
+    spell = sequence.spell
+    top = tuple(Likely(spell(token_id), logprob) for token_id, logprob in sampled.top)
+    return (TokenLogprob(spell(sampled.token_id), sampled.logprob, top),)

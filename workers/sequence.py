@@ -5,7 +5,7 @@ Nothing here knows of tensors, of Redis or of the other sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from broker.errors import ContextLengthExceeded
@@ -16,13 +16,21 @@ DEFAULT_MAX_TOKENS = 1024
 """Longest answer to a request that names no `max_tokens`, if the context has room for it."""
 
 
+Spell = Callable[[int], bytes]
+
+
+def _no_bytes(token_id: int) -> bytes:
+    return b""
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """A request's tokens: `prompt_ids`, then what has been generated.
 
     `cached` counts the leading ids whose keys and values the engine holds; `slot` is the engine's
-    place for them, or None, and `payload` what else it needs, such as pixels. `tail` is text that
-    was held back until the answer ended.
+    place for them, or None; `payload` is what else it needs, such as pixels, and `draws` what it
+    keeps for sampling. `stop_ids` are the tokens that end this answer. `spell` gives the bytes that
+    a token stands for. `tail` is text that was held back until the answer ended.
     """
 
     request_id: str
@@ -32,8 +40,11 @@ class Sequence:
     eos_ids: frozenset[int]
     detokenizer: Detokenizer
     payload: object = None
+    spell: Spell = _no_bytes
     output_ids: list[int] = field(default_factory=list)
     ids: list[int] = field(init=False)
+    stop_ids: frozenset[int] = field(init=False)
+    draws: object = None
     cached: int = 0
     slot: int | None = None
     finish_reason: FinishReason | None = None
@@ -41,6 +52,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.ids = [*self.prompt_ids, *self.output_ids]
+        eos_ids = frozenset[int]() if self.sampling.ignore_eos else self.eos_ids
+        self.stop_ids = eos_ids | frozenset(self.sampling.stop_token_ids)
 
     @property
     def is_decoding(self) -> bool:
@@ -56,7 +69,7 @@ class Sequence:
         """Take a generated token, find out whether it ends the answer, return the new text."""
         self.output_ids.append(token_id)
         self.ids.append(token_id)
-        if token_id in self.eos_ids:
+        if token_id in self.stop_ids and len(self.output_ids) > self.sampling.min_tokens:
             self.finish("stop")
             return self.tail
         text = self.detokenizer.push(token_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 from broker.errors import (
     HeliographError,
@@ -16,7 +17,15 @@ from broker.errors import (
     RedisUnavailable,
     RemoteError,
 )
-from broker.messages import Claim, Delta, End, Failed, GenerateRequest, is_terminal
+from broker.messages import (
+    Claim,
+    Delta,
+    End,
+    Failed,
+    GenerateRequest,
+    TokenLogprob,
+    is_terminal,
+)
 from broker.subscriber import Events
 from frontend.api.client import Client, ClientGone
 from frontend.api.errors import ServerStopping
@@ -97,20 +106,30 @@ def first_news(events: Events) -> Delta | End | None:
     return None
 
 
-def whole(events: Events) -> tuple[str, End]:
-    """Wait for the end of an answer; return its text and its last event.
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer put together: its text, its tokens' log-probabilities, and its last event."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    end: End
+
+
+def whole(events: Events) -> Whole:
+    """Wait for the end of an answer.
 
     Raises:
         RemoteError: the job failed.
     """
     texts: list[str] = []
+    logprobs: list[TokenLogprob] = []
     for event in events:
         match event:
-            case Delta():
+            case Delta() | End():
                 texts.append(event.text)
-            case End():
-                texts.append(event.text)
-                return "".join(texts), event
+                logprobs += event.logprobs
+                if isinstance(event, End):
+                    return Whole("".join(texts), tuple(logprobs), event)
             case Failed(_, error):
                 raise RemoteError(error)
     raise HeliographError("The answer has no end.")

@@ -13,13 +13,14 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.datastructures import Headers
 
 from broker.errors import HeliographError, ModelNotFound
-from broker.messages import End, GenerateRequest, ModelInfo
+from broker.messages import GenerateRequest, ModelInfo
 from broker.subscriber import Events
 from frontend.api import sse
-from frontend.api.answer import Answers, first_news, whole
+from frontend.api.answer import Answers, Whole, first_news, whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.content import read_messages
+from frontend.api.logprobs import logprobs_object
 from frontend.api.schemas import ChatRequest, parse
 from frontend.service import Service
 
@@ -75,31 +76,31 @@ def chat_completions() -> Response:
     g.job_id = job.id
     events = _answers().follow(job, client)
     try:
-        return _stream(wanted, job, events) if wanted.stream else _whole(job, events)
+        return _stream(wanted, job, events) if wanted.stream else _whole(wanted, job, events)
     except ClientGone:
         return Response(status=499)
 
 
-def _whole(job: GenerateRequest, events: Events) -> Response:
-    text, end = whole(events)
+def _whole(wanted: ChatRequest, job: GenerateRequest, events: Events) -> Response:
+    answer = whole(events)
     return _json(
         {
             "id": f"chatcmpl-{job.id}",
             "object": "chat.completion",
             "created": int(job.created_s),
             "model": job.model,
-            "choices": [_choice(text, end)],
-            "usage": sse.usage_object(end.usage),
+            "choices": [_choice(wanted, answer)],
+            "usage": sse.usage_object(answer.end.usage),
         }
     )
 
 
-def _choice(text: str, end: End) -> dict[str, Any]:
+def _choice(wanted: ChatRequest, answer: Whole) -> dict[str, Any]:
     return {
         "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": None,
-        "finish_reason": sse.finish_reason(end),
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "logprobs": logprobs_object(answer.logprobs) if wanted.logprobs else None,
+        "finish_reason": sse.finish_reason(answer.end),
     }
 
 

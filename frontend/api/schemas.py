@@ -7,6 +7,7 @@ messages mean is left to `content`; whether the model exists to the service.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -21,6 +22,8 @@ MAX_PARTS = 1_000
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1_000
 MAX_INPUT_TILES = 64
+MAX_STOP_TOKENS = 128
+MAX_BIASED_TOKENS = 1_024
 MAX_TOKENS = 2**31 - 1
 _SEEDS = 2**63
 
@@ -67,6 +70,10 @@ _Parts = Annotated[list[_Part], Field(min_length=1, max_length=MAX_PARTS), Tag("
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 _Stops = Annotated[list[_Stop], Field(max_length=MAX_STOPS), Tag("<list>")]
 _MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+_TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+_DIGITS = re.compile("0|[1-9][0-9]{0,9}")
 
 
 class Message(_Strict):
@@ -94,22 +101,28 @@ class ChatRequest(_Strict):
     stream_options: StreamOptions | None = None
     max_tokens: _MaxTokens | None = None
     max_completion_tokens: _MaxTokens | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    logit_bias: Annotated[dict[str, _Bias], Field(max_length=MAX_BIASED_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
     stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(_text_tag)] | None = (
         None
     )
+    stop_token_ids: Annotated[list[_TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None
     response_format: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
 
     @property
     def include_usage(self) -> bool:
@@ -119,16 +132,36 @@ class ChatRequest(_Strict):
     @property
     def sampling(self) -> SamplingParams:
         """The sampling parameters, with our defaults for what was not given."""
-        default = SamplingParams()
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return SamplingParams(
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=default.temperature if self.temperature is None else self.temperature,
-            top_p=self.top_p or default.top_p,
-            seed=default.seed if self.seed is None else _seed(self.seed),
-            stop=tuple(stop),
-            max_input_tiles=self.max_input_tiles,
-        )
+        given = {name: getattr(self, name) for name in _PASSED_ON}
+        given |= {
+            "max_tokens": self.token_limit,
+            "top_k": max(self.top_k or 0, 0),
+            "logit_bias": {int(key): bias for key, bias in (self.logit_bias or {}).items()},
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "seed": None if self.seed is None else _seed(self.seed),
+            "stop": (self.stop,) if isinstance(self.stop, str) else self.stop,
+        }
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens an answer may have, by either name."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+_PASSED_ON = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "stop_token_ids",
+    "ignore_eos",
+    "max_input_tiles",
+)
+"""Fields that mean the same to a worker, and have its default when they are not given."""
 
 
 def _seed(seed: int) -> int:
@@ -148,17 +181,37 @@ def parse(body: bytes) -> ChatRequest:
     except ValidationError as error:
         raise _explain(error.errors(include_url=False)[0]) from None
     _refuse_unsupported(request)
+    _refuse_contradictions(request)
     return request
+
+
+def _refuse_contradictions(request: ChatRequest) -> None:
+    for key in request.logit_bias or ():
+        if not _DIGITS.fullmatch(key) or int(key) > MAX_TOKENS:
+            raise InvalidRequest(
+                f"logit_bias: keys are token ids, from 0 to {MAX_TOKENS}; {key[:40]!r} was sent.",
+                param="logit_bias",
+            )
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest(
+            f"top_logprobs: logprobs must be true as well; top_logprobs {request.top_logprobs} "
+            "was sent without it.",
+            param="top_logprobs",
+        )
+    least, most = request.min_tokens or 0, request.token_limit
+    if most is not None and least > most:
+        raise InvalidRequest(
+            f"min_tokens: it must be from 0 to the most tokens asked for, which is {most}; "
+            f"{least} was sent.",
+            param="min_tokens",
+        )
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
     if request.n not in (None, 1):
         raise Unsupported("n: only one answer per request is supported; send n=1.", param="n")
-    for name in ("tools", "functions", "logprobs", "top_logprobs", "logit_bias"):
+    for name in ("tools", "functions"):
         if getattr(request, name):
-            raise _unsupported(name)
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(request, name) not in (None, 0):
             raise _unsupported(name)
     form = request.response_format
     if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
@@ -195,4 +248,5 @@ def _explain(error: ErrorDetails) -> InvalidRequest:
 
 
 def _param(loc: tuple[int | str, ...]) -> str | None:
-    return ".".join(str(step) for step in loc if not str(step).startswith("<")) or None
+    # A step may be a client's own word, a key of `logit_bias`.
+    return ".".join(str(step)[:40] for step in loc if not str(step).startswith("<")) or None

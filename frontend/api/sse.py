@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from broker.errors import ErrorBody, HeliographError
-from broker.messages import Delta, End, EventId, Failed, Usage
+from broker.messages import Delta, End, Failed, Usage
 from broker.subscriber import Events
 from frontend.api.client import ClientGone
 from frontend.api.errors import error_object, unexpected
+from frontend.api.logprobs import logprobs_object
 
 COMMENT_S = 5.0
 """Longest silence on a stream; then a comment says that it lives."""
@@ -50,23 +51,28 @@ class Chunks:
         self._usage = usage
         self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
         self._before_text = self._head + '"choices":[{"index":0,"delta":{"content":'
-        self._after_text = '},"logprobs":null,"finish_reason":null}]' + self._tail
+        self._before_logprobs = '},"logprobs":'
+        self._after_logprobs = ',"finish_reason":null}]' + self._tail
+        self._after_text = f"{self._before_logprobs}null{self._after_logprobs}"
 
     def begin(self) -> bytes:
         """The first chunk: the role and an empty text."""
         delta = '"choices":[{"index":0,"delta":{"role":"assistant","content":""'
         return (self._head + delta + self._after_text).encode()
 
-    def text(self, event_id: EventId, text: str) -> bytes:
-        """A piece of the answer."""
-        return (
-            f"id: {event_id[0]}-{event_id[1]}\n{self._before_text}{_quote(text)}{self._after_text}"
-        ).encode()
+    def piece(self, event: Delta | End) -> bytes:
+        """An event's text and log-probabilities; tokens may have come without text so far."""
+        rest = self._after_text
+        if event.logprobs:
+            told = _compact(logprobs_object(event.logprobs))
+            rest = f"{self._before_logprobs}{told}{self._after_logprobs}"
+        attempt, n = event.id
+        return f"id: {attempt}-{n}\n{self._before_text}{_quote(event.text)}{rest}".encode()
 
     def end(self, event: End) -> bytes:
         """The rest of the text, why it ended, and the usage if it was asked for."""
         mark = f"id: {event.id}\n"
-        text = self.text(event.id, event.text) if event.text else b""
+        piece = self.piece(event) if event.text or event.logprobs else b""
         last = (
             f'{mark}{self._head}"choices":[{{"index":0,"delta":{{}},"logprobs":null,'
             f'"finish_reason":"{finish_reason(event)}"}}]{self._tail}'
@@ -74,7 +80,7 @@ class Chunks:
         if self._usage:
             counts = _compact(usage_object(event.usage))
             last += f'{mark}{self._head}"choices":[],"usage":{counts}}}\n\n'
-        return text + last.encode() + DONE
+        return piece + last.encode() + DONE
 
 
 def comment(text: str) -> bytes:
@@ -103,7 +109,7 @@ def stream(
             case None:
                 yield chunks.begin() + comment(waiting_for())
             case Delta():
-                yield chunks.begin() + chunks.text(first.id, first.text)
+                yield chunks.begin() + chunks.piece(first)
             case End():
                 yield chunks.begin() + chunks.end(first)
                 return
@@ -120,10 +126,10 @@ def _rest(events: Events, chunks: Chunks, waiting_for: Callable[[], str]) -> Ite
     said_s = time.monotonic()
     for event in events:
         match event:
-            case Delta(event_id, text):
-                if text:
+            case Delta():
+                if event.text or event.logprobs:
                     said_s = time.monotonic()
-                    yield chunks.text(event_id, text)
+                    yield chunks.piece(event)
             case End():
                 yield chunks.end(event)
             case Failed(_, error):

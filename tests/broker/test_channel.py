@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import redis
@@ -23,13 +24,20 @@ from broker.messages import (
     EventId,
     Failed,
     GenerateRequest,
+    Likely,
     TextPart,
     Timings,
+    TokenLogprob,
     Usage,
     decode_event,
     encode_event,
 )
 from broker.subscriber import Subscriber
+
+LOGPROBS = (
+    TokenLogprob(b"\xc3", -0.25, (Likely(b"\xc3", -0.25), Likely(b' "\n', -9999.0))),
+    TokenLogprob(b"\xa9", 0.0),
+)
 
 
 def make_job(client: redis.Redis) -> str:
@@ -69,12 +77,19 @@ def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
         Claim(EventId(2, 0), "worker-1"),
         Delta(EventId(1, 3), "né\n", (5, 6)),
         Delta(EventId(1, 4), "", ()),
+        Delta(EventId(1, 4), "\xe9", (5, 6), LOGPROBS),
         end(1, 5),
+        replace(end(1, 5), logprobs=LOGPROBS[:1]),
         Failed(EventId(1, 1), ErrorBody(400, "invalid_request_error", "x", "why", None)),
     ],
 )
 def test_every_event_reads_back_as_it_was_written(event: Event) -> None:
     assert decode_event(event.id, encode_event(event)) == event
+
+
+def test_logprobs_are_left_out_of_an_event_that_has_none() -> None:
+    assert encode_event(Delta(EventId(1, 3), "a", (5,))) == {"k": "delta", "d": "a", "t": "5"}
+    assert "l" not in encode_event(end(1, 5))
 
 
 def test_an_unknown_event_is_refused() -> None:

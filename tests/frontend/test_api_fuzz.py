@@ -22,7 +22,8 @@ PICTURE = scene(("circle", "red", (30, 30)), size=64)
 FIELDS = [
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
     "temperature", "top_p", "seed", "stop", "n", "max_input_tiles", "tools", "response_format",
-    "logprobs", "logit_bias", "presence_penalty", "user",
+    "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "top_k", "min_p", "stop_token_ids", "min_tokens", "user",
 ]  # fmt: skip
 
 texts = st.text(max_size=20)

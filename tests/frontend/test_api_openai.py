@@ -112,9 +112,21 @@ def test_every_accepted_parameter_passes(client: openai.OpenAI) -> None:
         n=1,
         user="u",
         logprobs=False,
-        presence_penalty=0,
+        top_logprobs=0,
+        presence_penalty=-2,
+        frequency_penalty=2.0,
+        logit_bias={"5": -100, "0": 100},
         response_format={"type": "text"},
-        extra_body={"max_input_tiles": 4, "unheard_of": {"x": 1}},
+        extra_body={
+            "max_input_tiles": 4,
+            "top_k": -1,
+            "min_p": 0,
+            "repetition_penalty": 1.05,
+            "min_tokens": 0,
+            "ignore_eos": False,
+            "stop_token_ids": [],
+            "unheard_of": {"x": 1},
+        },
     )
     assert answer.choices[0].message.content == "b"
 

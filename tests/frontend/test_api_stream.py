@@ -15,7 +15,18 @@ import redis
 from broker import channel, queues, registry
 from broker.channel import Claimed
 from broker.errors import ContextLengthExceeded, WorkerFailed
-from broker.messages import Delta, End, EventId, Failed, FinishReason, Timings, Usage, WorkerInfo
+from broker.messages import (
+    Delta,
+    End,
+    EventId,
+    Failed,
+    FinishReason,
+    Likely,
+    Timings,
+    TokenLogprob,
+    Usage,
+    WorkerInfo,
+)
 from tests.frontend.clients import CHAT, Connection, body
 from tests.stack import Stack, until
 
@@ -57,13 +68,18 @@ class HandWorker:
         assert isinstance(claimed, Claimed)
         return claimed.attempt
 
-    def say(self, job_id: str, event_id: EventId, text: str) -> None:
-        channel.append(self.redis, [(job_id, Delta(event_id, text, (1,)))])
+    def say(self, job_id: str, event_id: EventId, text: str, *told: TokenLogprob) -> None:
+        channel.append(self.redis, [(job_id, Delta(event_id, text, (1,), told))])
 
     def end(
-        self, job_id: str, event_id: EventId, text: str = "", reason: FinishReason = "stop"
+        self,
+        job_id: str,
+        event_id: EventId,
+        text: str = "",
+        reason: FinishReason = "stop",
+        told: tuple[TokenLogprob, ...] = (),
     ) -> None:
-        end = End(event_id, text, (2,), reason, Usage(7, 3), Timings(0.1, 0.2, 0.3))
+        end = End(event_id, text, (2,), reason, Usage(7, 3), Timings(0.1, 0.2, 0.3), told)
         channel.append(self.redis, [(job_id, end)])
 
     def fail(self, job_id: str, event_id: EventId, error: Exception) -> None:
@@ -138,6 +154,58 @@ def test_every_event_carries_the_id_that_the_log_gave_it(
     counts = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     assert usage == ("1-4", {**shared, "choices": [], "usage": counts})
     assert done == (None, "[DONE]")
+
+
+HALF = TokenLogprob(b"\xc3", -0.5, (Likely(b"\xc3", -0.5), Likely(b"E", -1.25)))
+REST = TokenLogprob(b"\xa9", -0.0625, (Likely(b"\xa9", -0.0625), Likely(b"\xa8", -4.0)))
+LAST = TokenLogprob(b"<|im_end|>", -9999.0)
+
+
+def entry(token: str, logprob: float, numbers: list[int]) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": numbers}
+
+
+ENTRIES = [
+    entry("\ufffd", -0.5, [195])
+    | {"top_logprobs": [entry("\ufffd", -0.5, [195]), entry("E", -1.25, [69])]},
+    entry("\ufffd", -0.0625, [169])
+    | {"top_logprobs": [entry("\ufffd", -0.0625, [169]), entry("\ufffd", -4.0, [168])]},
+    entry("<|im_end|>", -9999.0, list(b"<|im_end|>")) | {"top_logprobs": []},
+]
+
+
+def test_logprobs_go_with_the_event_of_their_tokens_even_without_text(
+    stream: Connection, worker: HandWorker
+) -> None:
+    job_id = worker.pop()
+    attempt = worker.claim(job_id)
+    worker.say(job_id, EventId(attempt, 1), "", HALF)
+    worker.say(job_id, EventId(attempt, 2), "\xe9", REST)
+    worker.end(job_id, EventId(attempt, 3), told=(LAST,))
+    choices = [data["choices"][0] for _, data in events(stream)[:5]]
+    pieces = [(choice["delta"].get("content"), choice["logprobs"]) for choice in choices]
+    assert pieces == [
+        ("", None),
+        ("", {"content": ENTRIES[:1], "refusal": None}),
+        ("\xe9", {"content": ENTRIES[1:2], "refusal": None}),
+        ("", {"content": ENTRIES[2:], "refusal": None}),
+        (None, None),
+    ]
+
+
+def test_the_logprobs_of_a_whole_answer_are_those_of_all_attempts(
+    address: str, worker: HandWorker
+) -> None:
+    until(lambda: MODEL in {info.model for info in registry.workers(worker.redis)}, "announced")
+    with Connection(address) as connection:
+        connection.send(body(model=MODEL, logprobs=True, top_logprobs=2))
+        job_id = worker.pop()
+        worker.say(job_id, EventId(worker.claim(job_id), 1), "", HALF)
+        second = worker.claim(job_id)
+        worker.end(job_id, EventId(second, 1), "\xe9", told=(REST, LAST))
+        (choice,) = connection.body()["choices"]
+    assert choice["message"]["content"] == "\xe9"
+    assert choice["logprobs"] == {"content": ENTRIES, "refusal": None}
 
 
 def test_another_worker_goes_on_in_the_same_stream(stream: Connection, worker: HandWorker) -> None:

@@ -50,7 +50,7 @@ def picture(seed: int, size: tuple[int, int]) -> tuple[ImagePart, bytes]:
     return ImagePart(sha256=hashlib.sha256(data).hexdigest()), data
 
 
-def generate(folder: Path, sequence: Sequence) -> list[int]:
+def generate(folder: Path, sequence: Sequence, **options: object) -> list[int]:
     """The greedy answer of transformers itself to a sequence's prompt, alone in its batch."""
     model: Any = _load(folder)
     pixels: dict[str, torch.Tensor] = {}
@@ -64,9 +64,17 @@ def generate(folder: Path, sequence: Sequence) -> list[int]:
         max_new_tokens=sequence.max_tokens,
         do_sample=False,
         **pixels,
+        **options,
     )
     answer: list[int] = output[0, len(sequence.prompt_ids) :].tolist()
     return answer
+
+
+def own_logprobs(folder: Path, ids: list[int]) -> torch.Tensor:
+    """Log-probabilities of the id behind each of a text model's ids, `[ids, vocabulary]`."""
+    with torch.inference_mode():
+        logits: torch.Tensor = _load(folder)(torch.tensor([ids])).logits[0]
+    return logits.float().log_softmax(dim=-1)
 
 
 def run(scheduler: Scheduler) -> dict[str, list[Output]]:

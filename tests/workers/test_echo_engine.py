@@ -8,7 +8,12 @@ import time
 
 import pytest
 
-from broker.errors import ConfigurationError, ContextLengthExceeded, InvalidImage
+from broker.errors import (
+    ConfigurationError,
+    ContextLengthExceeded,
+    InvalidImage,
+    InvalidRequest,
+)
 from tests.workers.reference import ids, picture, request, run, text
 from workers.engines import engine_names, load_engine
 from workers.engines.base import Engine, EngineOptions
@@ -59,6 +64,36 @@ def test_limits_and_stop_strings_work() -> None:
     assert (text(limited), limited[-1].finish_reason) == ("a b a", "length")
     stopped = answer(load(), "one two three", stop=("wo th",))
     assert (text(stopped), stopped[-1].finish_reason) == ("one t", "stop")
+
+
+def test_an_answer_may_be_made_to_go_on() -> None:
+    longer = answer(load(), "a b", min_tokens=5)
+    assert (text(longer), longer[-1].finish_reason) == ("a b a b a", "stop")
+    endless = answer(load(), "a b", ignore_eos=True, max_tokens=7)
+    assert (text(endless), endless[-1].finish_reason) == ("a b a b a b a", "length")
+    assert ids(endless) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_stop_tokens_end_the_answer_unshown() -> None:
+    stopped = answer(load(), "one two three", stop_token_ids=(3, 2))
+    assert (text(stopped), stopped[-1].finish_reason) == ("one", "stop")
+    assert ids(stopped) == [1, 2]
+    later = answer(load(), "one two three", stop_token_ids=(1, 3), min_tokens=2)
+    assert text(later) == "one two"
+    anyway = answer(load(), "one two three", stop_token_ids=(2,), ignore_eos=True)
+    assert text(anyway) == "one"
+
+
+def test_stop_strings_wait_for_the_least_number_of_tokens() -> None:
+    wish = {"stop": ("a",), "min_tokens": 3, "max_tokens": 9}
+    stopped = answer(load("echo?tokens=9"), "a b", **wish)
+    assert (text(stopped), ids(stopped)) == ("a b a b ", [1, 2, 3, 4, 5])
+
+
+def test_log_probabilities_that_there_are_not_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no probabilities") as refused:
+        answer(load(), "a b", logprobs=0)
+    assert refused.value.param == "logprobs"
 
 
 def test_the_context_length_counts() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import InvalidRequest
 from tests.workers.reference import collect, ids, request, run, text
-from workers.engines.base import Batch, EngineOptions
+from workers.engines.base import Batch, EngineOptions, Sampled
 from workers.engines.echo import EchoEngine
 from workers.scheduler import Output, Scheduler
 
@@ -27,7 +27,7 @@ class FragileEngine(EchoEngine):
         self._decoding_only = decoding_only
         self.released: list[str] = []
 
-    def step(self, batch: Batch) -> list[int | None]:
+    def step(self, batch: Batch) -> list[Sampled | None]:
         """Fail if a culprit is in the batch."""
         concerned = batch.decodes if self._decoding_only else batch.sequences
         if any(sequence.request_id in self._culprits for sequence in concerned):
@@ -142,7 +142,7 @@ def test_what_broke_the_engine_is_not_told_to_the_sender() -> None:
 
 def test_an_error_meant_for_the_sender_is_passed_on() -> None:
     class PickyEngine(EchoEngine):
-        def step(self, batch: Batch) -> list[int | None]:
+        def step(self, batch: Batch) -> list[Sampled | None]:
             raise InvalidRequest("not like this")
 
     engine = PickyEngine(EngineOptions("echo", engine="echo"), lambda percent: None)

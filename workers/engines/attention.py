@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from broker.errors import ConfigurationError
 
@@ -23,6 +23,13 @@ def register() -> None:
     """Make `heliograph` known as an attention implementation; may be called again."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, build_mask)
+
+
+def switch(model: PreTrainedModel) -> None:
+    """Let a model's language part attend this way; a vision tower keeps its own."""
+    register()
+    vision = hasattr(model.config, "vision_config")
+    model.set_attn_implementation({"text_config": NAME} if vision else NAME)
 
 
 def attend(

@@ -29,6 +29,9 @@ class EngineOptions:
     slots: int = 16
     context_length: int | None = None
     max_image_pixels: int = 25_000_000
+    compile: str = "off"
+    compile_dir: str = "."
+    """Where compiled code is kept for the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,19 @@ class Batch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A sampled token; if the sequence asks for them, its log-probability and the likeliest ones'.
+
+    `logprob` is None when it was not asked for. `top` has (token id, log-probability) pairs, the
+    likeliest first, at most `sampling.logprobs` of them.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class Engine(Protocol):
     """Computes tokens for up to `slots` sequences at once.
 
@@ -103,7 +119,7 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, batch: Batch) -> list[int | None]:
+    def step(self, batch: Batch) -> list[Sampled | None]:
         """Run the model once; one token for each of `batch.sequences`, None if still prefilling.
 
         Whether it returns or raises, ids and `cached` of the sequences are unchanged. After it

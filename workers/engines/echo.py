@@ -8,7 +8,9 @@ the tests of all parts around an engine. Its options ride on the model path like
 `tokens_per_s` is the speed of each stream (0, the default: as fast as it can), `prefill_s` the time
 that one prompt takes, `tokens` the length of the answer, for which the words are repeated or cut
 (0, the default: each word once). A token is a word with the blanks before it; its id is its place
-in the answer, from 1, and id 0 ends the answer.
+in the answer, from 1, and id 0 ends the answer; with `min_tokens` or `ignore_eos` the words start
+over instead. It does not sample: temperature, filters, penalties and bias change nothing, and
+log-probabilities, which it does not have, are refused.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, InvalidRequest
 from broker.messages import GenerateRequest, TextPart
 from workers.detokenize import Detokenizer
-from workers.engines.base import Batch, EngineOptions, Loading
+from workers.engines.base import Batch, EngineOptions, Loading, Sampled
 from workers.images import load_image
 from workers.sequence import Sequence, answer_room
 
@@ -84,6 +86,11 @@ class EchoEngine:
         resume_ids: tuple[int, ...] = (),
     ) -> Sequence:
         """See `Engine.prepare`; a word and a picture are a token each."""
+        if request.sampling.logprobs is not None:
+            raise InvalidRequest(
+                "logprobs: this model repeats words and has no probabilities. Leave logprobs out.",
+                param="logprobs",
+            )
         for sha256 in dict.fromkeys(request.images):
             load_image(images.get(sha256, b""), self._max_image_pixels)
         words = _answer_words(request)
@@ -95,13 +102,15 @@ class EchoEngine:
             sampling=request.sampling,
             max_tokens=answer_room(prompt_tokens, request.sampling.max_tokens, self.context_length),
             eos_ids=frozenset((_END,)),
-            detokenizer=Detokenizer(_decoder(words), request.sampling.stop),
+            detokenizer=Detokenizer(
+                _decoder(words), request.sampling.stop, request.sampling.min_tokens
+            ),
             payload=self._echo.tokens or len(words),
         )
         sequence.resume(resume_ids)
         return sequence
 
-    def step(self, batch: Batch) -> list[int | None]:
+    def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`; takes as long as the options say."""
         ready = [chunk.is_last for chunk in batch.prefills]
         cost_s = self._echo.prefill_s * sum(ready)
@@ -110,7 +119,7 @@ class EchoEngine:
         self._spend(cost_s)
         ready += [True] * len(batch.decodes)
         return [
-            _next_token(sequence) if is_ready else None
+            Sampled(_next_token(sequence)) if is_ready else None
             for sequence, is_ready in zip(batch.sequences, ready, strict=True)
         ]
 
@@ -159,4 +168,5 @@ def _next_token(sequence: Sequence) -> int:
     length = sequence.payload
     assert isinstance(length, int)
     place = len(sequence.output_ids)
-    return place + 1 if place < length else _END
+    may_end = _END in sequence.stop_ids and place >= sequence.sampling.min_tokens
+    return _END if may_end and place >= length else place + 1

@@ -8,20 +8,22 @@ without model code of ours; one that would run wrongly is refused when it is loa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
 
 from broker.errors import ConfigurationError, WorkerFailed
 from broker.messages import GenerateRequest
-from workers.engines.base import Batch, Chunk, EngineOptions, Loading
+from workers.engines.base import Batch, Chunk, EngineOptions, Loading, Sampled
 from workers.engines.cache import SlotCache
 from workers.engines.checkpoint import Checkpoint, load_checkpoint
+from workers.engines.compiled import Compiler
 from workers.engines.pictures import Span
 from workers.engines.preparer import Preparer
 from workers.engines.runner import Runner
 from workers.engines.selfcheck import check
-from workers.sampling import Draw, sample
+from workers.sampling import Row, sample
 from workers.sequence import Sequence
 
 _CPU_CONTEXT = 4096
@@ -45,7 +47,12 @@ class LocalEngine:
         progress(95)
         self.context_length = _choose_context(options, checkpoint, token_bytes)
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)
-        self._runner = Runner(model, SlotCache(self.slots, self.context_length))
+        cache = SlotCache(self.slots, self.context_length)
+        self._runner = Runner(model, cache)
+        if options.compile != "off":
+            settled = replace(options, context_length=self.context_length)
+            self._compiler = Compiler(settled, model)
+            self._compiler.start(self._runner.switch_over)
         self._seated: list[Sequence] = []
         self._spoiled: set[Sequence] = set()
         progress(100)
@@ -59,7 +66,7 @@ class LocalEngine:
         """See `Engine.prepare`."""
         return self._preparer.prepare(request, images, resume_ids)
 
-    def step(self, batch: Batch) -> list[int | None]:
+    def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`. Decodes come first: see `_decode`."""
         decoded = self._decode(batch.decodes) if batch.decodes else []
         return [*(self._prefill(chunk) for chunk in batch.prefills), *decoded]
@@ -84,41 +91,45 @@ class LocalEngine:
             self._seated.append(sequence)
         return sequence.slot
 
-    def _prefill(self, chunk: Chunk) -> int | None:
+    def _prefill(self, chunk: Chunk) -> Sampled | None:
         sequence = chunk.sequence
         ids = sequence.ids[chunk.start : chunk.stop]
         spans = cast(tuple[Span, ...], sequence.payload)
         logits = self._runner.prefill(self._seat(sequence), ids, chunk.start, spans)
         return self._sample(logits, (sequence,))[0] if chunk.is_last else None
 
-    def _decode(self, sequences: tuple[Sequence, ...]) -> list[int]:
+    def _decode(self, sequences: tuple[Sequence, ...]) -> list[Sampled]:
         """Decode the rows from the first to the last slot concerned.
 
         Rows between them that are still prefilling are computed along. What they write lies behind
         what they have cached, and the prefill that follows writes over it.
         """
         slots = [self._seat(sequence) for sequence in sequences]
-        first = min(slots)
-        rows = self._seated[first : max(slots) + 1]
+        least = self._runner.least_rows
+        first = 0 if least else min(slots)
+        rows = self._seated[first : max(*slots, least - 1) + 1]
         ids = [sequence.ids[sequence.cached] for sequence in rows]
         logits = self._runner.decode(first, ids, [sequence.cached for sequence in rows])
         if len(rows) > len(slots) or slots != sorted(slots):
             logits = logits[[slot - first for slot in slots]]
         return self._sample(logits, sequences)
 
-    def _sample(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[int]:
+    def _sample(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[Sampled]:
         broken = logits.isnan().any(dim=-1)
         if broken.any():
             self._spoiled.update(
                 each for each, bad in zip(sequences, broken.tolist(), strict=True) if bad
             )
             raise WorkerFailed("The model computed numbers that are none; try another wording.")
-        return sample(logits, [_draw(sequence) for sequence in sequences])
+        return sample(logits, [_row(sequence) for sequence in sequences])
 
 
-def _draw(sequence: Sequence) -> Draw:
-    wish = sequence.sampling
-    return Draw(wish.temperature, wish.top_p, wish.seed, position=len(sequence.output_ids))
+def _row(sequence: Sequence) -> Row:
+    if not isinstance(sequence.draws, Row):
+        sequence.draws = Row(
+            sequence.sampling, sequence.prompt_ids, sequence.output_ids, sequence.stop_ids
+        )
+    return sequence.draws
 
 
 def _choose_context(options: EngineOptions, checkpoint: Checkpoint, token_bytes: int) -> int:

@@ -6,7 +6,7 @@ model nor cache, and is safe to use from several threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -19,6 +19,7 @@ from workers.engines.pictures import Pixels, Span
 from workers.images import load_image
 from workers.prompt import Prompt, PromptBuilder
 from workers.sequence import Sequence, answer_room
+from workers.spelling import Spelling
 
 _MARKUP = frozenset(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"))
 """Special tokens of InternVL's and Qwen-VL's answers that are meant to be read."""
@@ -35,6 +36,8 @@ class Preparer:
         self._prompts = PromptBuilder(checkpoint.tokenizer, checkpoint.template, image_token)
         self._eos_ids = _eos_ids(checkpoint, self._prompts.end_of_turn())
         self._decode = _decoder(checkpoint.tokenizer.backend_tokenizer, self._eos_ids)
+        self._spell = Spelling(checkpoint.tokenizer.backend_tokenizer)
+        self._vocabulary = checkpoint.model.config.get_text_config().vocab_size
 
     def prepare(
         self, request: GenerateRequest, images: Mapping[str, bytes], resume_ids: tuple[int, ...]
@@ -45,17 +48,32 @@ class Preparer:
         if not ids:
             raise InvalidRequest("The conversation is empty.", param="messages")
         sampling = request.sampling
+        self._check_ids("logit_bias", sampling.logit_bias)
+        self._check_ids("stop_token_ids", sampling.stop_token_ids)
         sequence = Sequence(
             request_id=request.id,
             prompt_ids=tuple(ids),
             sampling=sampling,
             max_tokens=answer_room(len(ids), sampling.max_tokens, self._context_length),
             eos_ids=self._eos_ids,
-            detokenizer=Detokenizer(self._decode, (*sampling.stop, *self._prompts.stop)),
+            detokenizer=Detokenizer(
+                self._decode, (*sampling.stop, *self._prompts.stop), sampling.min_tokens
+            ),
             payload=spans,
+            spell=self._spell,
         )
         sequence.resume(resume_ids)
         return sequence
+
+    def _check_ids(self, param: str, ids: Iterable[int]) -> None:
+        """Refuse ids that the model has no logits for."""
+        for token_id in ids:
+            if token_id >= self._vocabulary:
+                raise InvalidRequest(
+                    f"{param}: this model's token ids go from 0 to {self._vocabulary - 1}; "
+                    f"{token_id} was sent.",
+                    param=param,
+                )
 
     @property
     def _image_id(self) -> int:

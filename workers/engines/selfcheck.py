@@ -35,7 +35,7 @@ def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
     try:
         ids, spans = _probe(model, pictures)
         expected = _plain(model, ids, spans)
-        _switch(model)
+        attention.switch(model)
         cache = SlotCache(2, len(ids))
         got = _in_pieces(Runner(model, cache), ids, spans)
     except Exception as error:  # whatever a family that does not fit here stumbles over
@@ -70,12 +70,6 @@ def _plain(model: PreTrainedModel, ids: list[int], spans: tuple[Span, ...]) -> t
     output = model(input_ids=torch.tensor([ids], device=model.device), **inputs)
     logits: torch.Tensor = output.logits[0, -1].float()
     return logits
-
-
-def _switch(model: PreTrainedModel) -> None:
-    attention.register()
-    vision = hasattr(model.config, "vision_config")
-    model.set_attn_implementation({"text_config": attention.NAME} if vision else attention.NAME)
 
 
 def _in_pieces(runner: Runner, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
