@@ -1,0 +1,70 @@
+"""The figures of `bench.chat` as a picture: `python -m bench.plot FIGURES.json PICTURE.png`.
+
+Needs matplotlib, which nothing else here does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PANELS = (
+    ("tokens_per_s", "tokens/s, all chats together"),
+    ("first_token_p50_ms", "time to first token, p50 (ms)"),
+    ("per_token_p50_ms", "time per token, p50 (ms)"),
+)
+
+
+def pyplot() -> Any:
+    """Return matplotlib's plotting module, ready to draw into files."""
+    try:
+        import_module("matplotlib").use("Agg")
+    except ImportError:
+        raise SystemExit("a plot needs matplotlib: pip install matplotlib") from None
+    return import_module("matplotlib.pyplot")
+
+
+def draw(figures: Any, path: Path) -> None:
+    """Draw one panel a figure: groups of bars by number of chats, one bar a target."""
+    plot = pyplot()
+    results = figures["results"]
+    targets = list(dict.fromkeys(result["target"] for result in results))
+    canvas, axes = plot.subplots(1, len(PANELS), figsize=(15, 4.5), layout="constrained")
+    for axis, (name, title) in zip(axes, PANELS, strict=True):
+        _panel(axis, results, targets, name)
+        axis.set_title(title)
+    canvas.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(targets)
+    )
+    machine = figures["machine"]
+    canvas.suptitle(f"{machine['cpu']}, {machine['cores']} cores, {machine['date'][:10]}")
+    canvas.savefig(path, dpi=150)
+    plot.close(canvas)
+
+
+def _panel(axis: Any, results: Any, targets: list[str], name: str) -> None:
+    levels = sorted({result["chats"] for result in results})
+    width = 0.8 / len(targets)
+    for place, target in enumerate(targets):
+        values = {r["chats"]: r["median"][name] for r in results if r["target"] == target}
+        spots = [group - 0.4 + (place + 0.5) * width for group in range(len(levels))]
+        bars = axis.bar(spots, [values[level] for level in levels], width, label=target)
+        axis.bar_label(bars, fmt="{:,.0f}", fontsize=7)
+    axis.set_xticks(range(len(levels)), [f"{level} chat{'s'[: level > 1]}" for level in levels])
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    """Draw a file that `bench.chat --json` wrote."""
+    parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("picture", type=Path)
+    flags = parser.parse_args()
+    draw(json.loads(flags.figures.read_text()), flags.picture)
+
+
+if __name__ == "__main__":
+    main()
