@@ -13,6 +13,8 @@ from tests.workers.reference import collect, generate, ids, load, picture, reque
 from workers.engines.local import LocalEngine
 from workers.scheduler import Output, Scheduler
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) -> None:
     """Run requests that join and leave at different steps, and compare each with the model."""
