@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from broker.messages import SamplingParams
 from workers.engines.base import Sampled
-from workers.sampling import Row, edit, sample, uniform, weigh
+from workers.row import Row, uniform
+from workers.sampling import edit, sample, weigh
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 5.0])
 VOCABULARY = 700
@@ -140,7 +141,8 @@ def test_temperature_zero_takes_the_most_likely_token() -> None:
 
 def test_a_temperature_next_to_zero_does_so_too() -> None:
     for temperature in (1e-3, 1e-12, 1e-300):
-        assert {draw(LOGITS * 40, temperature=temperature, seed=seed) for seed in range(50)} == {4}
+        drawn = {draw(LOGITS.flip(0) * 40, temperature=temperature, seed=n) for n in range(50)}
+        assert drawn == {0}
 
 
 def test_penalties_bias_and_min_tokens_hold_for_greedy_answers() -> None:
@@ -188,6 +190,15 @@ def test_draws_of_many_seeds_follow_a_filtered_distribution() -> None:
     assert counts[~kept].sum() == 0
     # Pearson's statistic of at most 7 degrees of freedom: above 24.3 once in a thousand.
     assert ((counts - expected)[kept] ** 2 / expected[kept]).sum() < 24.3
+
+
+@pytest.mark.parametrize(("point", "token"), [(0.0, 1), (1 - 2**-53, 3)])
+def test_the_outermost_points_draw_tokens_that_can_come(
+    monkeypatch: pytest.MonkeyPatch, point: float, token: int
+) -> None:
+    monkeypatch.setattr("workers.row.uniform", lambda seed, position: point)
+    logits = torch.tensor([-torch.inf, 1.0, 0.0, 1.0, -torch.inf])
+    assert draw(logits) == draw(logits, min_p=0.2) == token
 
 
 def test_a_nucleus_as_wide_as_the_vocabulary_is_found_whole() -> None:

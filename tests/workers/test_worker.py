@@ -118,6 +118,11 @@ def test_a_job_that_names_a_foreign_function_is_dropped(
 
 
 def test_status_shows_the_worker(echo_stack: Stack) -> None:
+    def is_idle() -> bool:
+        (info,) = registry.workers(echo_stack.redis)
+        return info.running == 0
+
+    until(is_idle, "the worker tells that it has nothing to do")
     shown = subprocess.run(
         [sys.executable, "-m", "broker", "status"],
         env=echo_stack.env | {"COLUMNS": "160"},
