@@ -23,7 +23,8 @@ from workers.engines.pictures import Span
 from workers.engines.preparer import Preparer
 from workers.engines.runner import Runner
 from workers.engines.selfcheck import check
-from workers.sampling import Row, sample
+from workers.row import Row
+from workers.sampling import sample
 from workers.sequence import Sequence
 
 _CPU_CONTEXT = 4096
