@@ -1,14 +1,15 @@
-"""The engine's thread: takes prepared sequences and cancellations, steps the scheduler, hands on.
+"""The engine's loop: takes prepared sequences and cancellations, steps the scheduler, hands on.
 
-Preparing (templates, tokenising, pictures) happens in a pool beside it, so that a big picture does
-not stop running streams. Knows neither Redis nor RQ.
+It must run on the thread that loaded the engine: OpenMP keeps a team of threads for each thread
+that computes, and once there are more of them than cores they sleep at every barrier instead of
+spinning, which made a decode step more than twice as long on two cores. Pictures are prepared in a
+pool beside it, so that a big one does not stop running streams. Knows neither Redis nor RQ.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,11 +40,6 @@ class Generation:
         self._jobs: dict[str, RunningJob] = {}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    def start(self) -> None:
-        """Start the engine's thread."""
-        self._thread.start()
 
     def add(self, job: RunningJob) -> None:
         """Prepare a job and run it as soon as a slot is free."""
@@ -62,10 +58,9 @@ class Generation:
         self._commands.put(lambda: self._drop(job))
 
     def stop(self) -> None:
-        """End the thread after the current step; running jobs are left as they are."""
+        """Let `run` return after the current step; running jobs are left as they are."""
         self._commands.put(None)
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._thread.join(5.0)
 
     def _prepare(self, job: RunningJob) -> None:
         """Prepare in the pool; whatever goes wrong ends this job and no other."""
@@ -107,7 +102,8 @@ class Generation:
             del self._jobs[job.id]
             self._scheduler.cancel(job.id)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Work until `stop`, on the thread that loaded the engine."""
         while True:
             while not self._scheduler.has_work or not self._commands.empty():
                 command = self._commands.get()

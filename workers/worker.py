@@ -1,9 +1,9 @@
 """`BatchWorker`: an RQ worker that keeps many jobs running at once, in one process.
 
-It pops as many jobs as it has free slots, claims them, hands them to the engine's thread and goes
-on popping; a pulse once a second renews its own key and every running job's lease. RQ's records
-stay true for RQ's own tools; the terminal event in the job's log is what readers rely on. Never
-forks: a forked child cannot use the parent's GPU.
+One thread pops as many jobs as there are free slots, claims them and hands them to the engine,
+which keeps the thread that loaded it; a pulse once a second renews the worker's own key and every
+running job's lease. RQ's records stay true for RQ's own tools; the terminal event in the job's log
+is what readers rely on. Never forks: a forked child cannot use the parent's GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
@@ -82,12 +83,35 @@ class BatchWorker(BaseWorker):
     def work(self, *_: object, **__: object) -> bool:
         """Serve until a signal asks to stop; then let running jobs end for `DRAIN_S` seconds.
 
-        Redis may go away and come back at any time: the loop waits for it and never exits.
+        Redis may go away and come back at any time: the worker waits for it and never exits.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._publisher.start()
-        self._generation.start()
+        with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
+            taking = pool.submit(self._take_jobs)
+            self._generation.run()
+        self._publisher.stop(timeout_s=2.0)
+        taking.result()
+        try:
+            self._hand_over()
+            self.register_death()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            log.warning("Redis does not answer, leaving without a word: %s", error)
+        return True
+
+    def _take_jobs(self) -> None:
+        """Take jobs until asked to stop; then wait for the running ones, and stop the engine."""
+        try:
+            self._take_until_stopped()
+            deadline = time.monotonic() + DRAIN_S
+            with self._slot_freed:
+                while self.running_jobs and (left := deadline - time.monotonic()) > 0:
+                    self._slot_freed.wait(left)
+        finally:
+            self._generation.stop()
+
+    def _take_until_stopped(self) -> None:
         pause_s = 0.1
         while not self._stopping.is_set():
             try:
@@ -97,8 +121,6 @@ class BatchWorker(BaseWorker):
                 log.warning("Redis does not answer, trying again in %.1f s: %s", pause_s, error)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
-        self._drain()
-        return True
 
     def _on_signal(self, number: int, _: object) -> None:
         log.info("got %s, no new jobs are taken", signal.Signals(number).name)
@@ -237,19 +259,6 @@ class BatchWorker(BaseWorker):
         worker_registration.register(self, pipe)
         for running in tuple(self.running_jobs.values()):
             running.execution.heartbeat(self.queue.started_job_registry, LEASE_S, pipe)
-
-    def _drain(self) -> None:
-        deadline = time.monotonic() + DRAIN_S
-        with self._slot_freed:
-            while self.running_jobs and (left := deadline - time.monotonic()) > 0:
-                self._slot_freed.wait(left)
-        self._generation.stop()
-        self._publisher.stop(timeout_s=2.0)
-        try:
-            self._hand_over()
-            self.register_death()  # type: ignore[no-untyped-call]
-        except RedisError as error:
-            log.warning("Redis does not answer, leaving without a word: %s", error)
 
     def _hand_over(self) -> None:
         """Let the leases of unfinished jobs run out now, so that another worker goes on."""

@@ -64,6 +64,8 @@ class PictureProcessor:
 
     def process(self, key: Key, image: Image.Image) -> Pixels:
         """Prepare a picture; its ids are what the model's processor makes of one image token."""
+        if threading.current_thread() is not threading.main_thread():
+            torch.set_num_threads(1)  # for this thread: the cores belong to the one that decodes
         options: dict[str, Any] = {"add_special_tokens": False, "return_tensors": "pt"}
         max_tiles = key[1]
         if self._tile_option and max_tiles:
