@@ -9,7 +9,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Row = TypeVar("Row", bound=DataclassInstance)
+
+
+class RequestFailed(Exception):
+    """A request that a measurement cannot do without was not answered."""
+
+
+Gap = tuple[float, float]
 
 
 @dataclass(slots=True)
@@ -20,6 +33,7 @@ class Answer:
     arrivals: list[tuple[float, float]] = field(default_factory=list)
     ended_s: float = 0.0
     tokens: int = 0
+    prompt_tokens: int = 0
     error: str = ""
 
     @property
@@ -27,10 +41,27 @@ class Answer:
         """Seconds from the request to the first text."""
         return self.arrivals[0][0] - self.sent_s
 
-    def gaps(self) -> list[tuple[float, float]]:
-        """Return seconds per token of each piece but the first, with the tokens it brought."""
+    def gaps(self, begin_s: float = -math.inf, end_s: float = math.inf) -> list[Gap]:
+        """Return seconds per token of each piece but the first, with the tokens it brought.
+
+        Only of the pieces that came from `begin_s` to `end_s`.
+        """
         pairs = zip(self.arrivals, self.arrivals[1:], strict=False)
-        return [((now - before) / tokens, tokens) for (before, _), (now, tokens) in pairs]
+        return [
+            ((now - before) / tokens, tokens)
+            for (before, _), (now, tokens) in pairs
+            if begin_s <= now <= end_s
+        ]
+
+    def require(self) -> Answer:
+        """Return the answer if it is one.
+
+        Raises:
+            RequestFailed: it failed, or has no text.
+        """
+        if self.error or not self.arrivals:
+            raise RequestFailed(self.error or "an answer without any text")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +102,16 @@ def summarize(answers: Sequence[Answer], load_cpu_s: float) -> Figures:
 
 def median_figures(rounds: Sequence[Figures]) -> Figures:
     """Return the median over the rounds of each figure; requests and errors are summed."""
-    columns = {each.name: [getattr(one, each.name) for one in rounds] for each in fields(Figures)}
-    values = {name: statistics.median(column) for name, column in columns.items()}
-    sums = {name: sum(columns[name]) for name in ("requests", "errors")}
-    return Figures(**(values | sums))
+    requests, errors = sum(one.requests for one in rounds), sum(one.errors for one in rounds)
+    return replace(medians(rounds), requests=requests, errors=errors)
+
+
+def medians(rows: Sequence[Row]) -> Row:
+    """Return the median of each field of equal data classes that hold numbers only."""
+    names = [each.name for each in fields(rows[0])]
+    return type(rows[0])(
+        **{name: statistics.median(getattr(row, name) for row in rows) for name in names}
+    )
 
 
 def percentile(samples: Sequence[tuple[float, float]], share: float) -> float:

@@ -3,9 +3,10 @@
     python -m bench.chat --target heliograph=http://127.0.0.1:8000 \
         --target vllm=http://127.0.0.1:8001,extra='{"ignore_eos": true}' --engine DIR --generate DIR
 
-Asks every target the same questions, all of which differ, at each number of parallel chats. Rounds
-are interleaved, every second one in reverse order, so that the noise of a machine hits all alike;
-medians over the rounds are printed. `bench/peers.md` says how to start other servers, and
+Asks every target the same questions, all of which differ, at each number of parallel chats. Another
+run asks other questions, unless it is given the same `--seed`: no server shall answer from a cache.
+Rounds are interleaved, every second one in reverse order, so that the noise of a machine hits all
+alike; medians over the rounds are printed. `bench/peers.md` says how to start other servers, and
 `bench/models.py` makes the checkpoints.
 """
 
@@ -20,7 +21,7 @@ from typing import Protocol
 
 from bench import plot
 from bench.answers import Answer, Figures, summarize
-from bench.http import HttpTarget, first_model
+from bench.flags import http_target, make_parser, settings
 from bench.inprocess import Child, ChildTarget, Setup
 from bench.prompts import Ask, make_asks
 from bench.report import Result, as_json, table
@@ -46,23 +47,6 @@ class Target(Protocol):
     def close(self) -> None:
         """Give back what it holds."""
         ...
-
-
-def http_target(text: str, flags: argparse.Namespace) -> HttpTarget:
-    """Read `NAME=URL[,model=NAME][,extra={json}]`."""
-    place, _, extra = text.partition(",extra=")
-    place, _, model = place.partition(",model=")
-    name, equals, url = place.partition("=")
-    if not equals:
-        raise SystemExit(f"--target {text}: it should be NAME=URL[,model=NAME][,extra={{json}}]")
-    fields: dict[str, object] = {"ignore_eos": True} if flags.ignore_eos else {}
-    try:
-        fields |= json.loads(extra or "{}")
-    except ValueError as error:
-        raise SystemExit(f"--target {name}: extra is not a JSON object: {error}") from None
-    url = url.rstrip("/").removesuffix("/v1")
-    model = model or first_model(url)
-    return HttpTarget(name, url, model, flags.tokens, flags.timeout, fields)
 
 
 def make_targets(flags: argparse.Namespace) -> list[Target]:
@@ -132,28 +116,17 @@ def _tell(turn: int, level: int, name: str, figures: Figures) -> None:
 
 def read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.chat",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("bench.chat", __doc__, rounds=3)
     add = parser.add_argument
-    add("--target", action="append", default=[], metavar="NAME=URL[,model=NAME][,extra={json}]",
-        help="a running server; an extra field of null is left out of requests")  # fmt: skip
     add("--engine", metavar="DIR", help="a checkpoint for our engine without Redis and HTTP")
     add("--context-length", type=int, default=2048, help="tokens of a slot of that engine")
     add("--generate", metavar="DIR", help="a checkpoint for transformers' generate")
     add("--baseline", metavar="NAME", help="whose tokens/s are 1.00 (default: the first target)")
     add("--levels", type=_levels, default=[1, 8, 32], metavar="1,8,32", help="parallel chats")
     add("--tokens", type=int, default=64, help="longest answer, in tokens")
-    add("--rounds", type=int, default=3, help="rounds after the one that warms up")
     add("--requests", type=int, default=8, help="least questions a round; two a chat at least")
     add("--words", type=int, default=60, help="words of a question, about")
     add("--pictures", action="store_true", help="ask about a picture each time")
-    add("--ignore-eos", action="store_true", help="have answers go on to their full length")
-    add("--seed", type=int, default=0, help="another seed, other questions")
-    add("--timeout", type=float, default=300.0, metavar="S", help="longest wait for an answer")
-    add("--json", type=Path, metavar="FILE", help="keep all figures")
     add("--plot", type=Path, metavar="FILE", help="draw them (PNG or SVG, needs matplotlib)")
     return parser.parse_args(arguments)
 
@@ -181,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for target in targets:
             target.close()
     print(table(results, baseline))
-    settings = {key: value for key, value in vars(flags).items() if not isinstance(value, Path)}
-    figures = as_json(results, baseline, settings)
+    print(f"The same questions again: --seed {flags.seed}")
+    figures = as_json(results, baseline, settings(flags))
     if flags.json:
         flags.json.write_text(json.dumps(figures, indent=2) + "\n")
     if flags.plot:

@@ -1,148 +1,37 @@
-"""Streamed chat completions over HTTP, from a client that costs the server little CPU.
+"""Chat completions over HTTP, from a client that costs the server little CPU.
 
 An answer's tokens share the machine with whoever reads them, and a general HTTP client takes more
-CPU per token than the doors under test. This one is asyncio's bare protocol: it undoes HTTP/1.1's
-framing and looks for a few marks in each server-sent event, and parses no JSON.
+CPU per token than the doors under test. Streams are read by asyncio's bare protocol and by
+`events`; what is not measured goes the ordinary way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.answers import Answer
-from bench.prompts import Ask
+from bench.answers import Answer, RequestFailed
+from bench.events import Body, Events
+from bench.prompts import Ask, Messages
 
-TEXT = re.compile(rb'"content":\s*"(?!")')
-COUNT = re.compile(rb'"completion_tokens":\s*(\d+)')
-ERROR = re.compile(rb'"error(?:_code)?":\s*[{"1-9]')
-"""Within a text these marks cannot match: its quotes are escaped."""
-
-
-class Body:
-    """Undoes the framing of a reply: status line, headers, then chunks, a length or neither."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.complete = False
-        self._buffer = b""
-        self._chunked = False
-        self._left: int | None = None
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what came; return what of it belongs to the body."""
-        self._buffer += data
-        if not self.status and not self._read_head():
-            return b""
-        return b"".join(self._chunks()) if self._chunked else self._take()
-
-    @property
-    def ends_by_closing(self) -> bool:
-        """Whether the body is framed by nothing but the end of the connection."""
-        return self.status != 0 and not self._chunked and self._left is None
-
-    def _read_head(self) -> bool:
-        head, found, rest = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return False
-        lines = head.split(b"\r\n")
-        headers = {
-            name.lower(): value.strip()
-            for name, _, value in (line.partition(b":") for line in lines[1:])
-        }
-        self._buffer = rest
-        self.status = int(lines[0].split(b" ")[1])
-        self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
-        if self._chunked:
-            self._left = 0
-        elif b"content-length" in headers:
-            self._left = int(headers[b"content-length"])
-        return True
-
-    def _chunks(self) -> Iterator[bytes]:
-        while not self.complete:
-            if self._left:
-                piece = self._take()
-                if not piece:
-                    return
-                yield piece
-                continue
-            line, found, rest = self._buffer.partition(b"\r\n")
-            if not found:
-                return
-            self._buffer = rest
-            if line:
-                self._left = int(line.partition(b";")[0], 16)
-                self.complete = not self._left
-
-    def _take(self) -> bytes:
-        piece = self._buffer[: self._left]
-        self._buffer = self._buffer[len(piece) :]
-        if self._left is not None:
-            self._left -= len(piece)
-            self.complete = not self._chunked and not self._left
-        return piece
-
-
-class Events:
-    """Notes when the text of a stream came, and how many tokens its server counted."""
-
-    def __init__(self) -> None:
-        self.error = ""
-        self._rest = b""
-        self._times: list[float] = []
-        self._counts: list[int | None] = []
-        self._total: int | None = None
-
-    def feed(self, data: bytes, now_s: float) -> None:
-        """Take a piece of the body."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._read(line, now_s)
-
-    def _read(self, line: bytes, now_s: float) -> None:
-        if ERROR.search(line):
-            self.error = line.decode(errors="replace")[:300]
-        count = COUNT.search(line)
-        told = int(count[1]) if count else None
-        self._total = self._total if told is None else told
-        if TEXT.search(line):
-            self._times.append(now_s)
-            self._counts.append(told)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the answer: as the server counts them, else one for each piece of text."""
-        return len(self._times) if self._total is None else self._total
-
-    def arrivals(self) -> list[tuple[float, float]]:
-        """Return when each piece came and its tokens, an equal part of all if nobody told."""
-        counts = [count for count in self._counts if count]
-        if len(counts) < len(self._times):
-            share = self.tokens / max(1, len(self._times))
-            return [(time_s, share) for time_s in self._times]
-        steps = zip([0, *counts], counts, strict=False)
-        return [
-            (time_s, float(max(1, count - before)))
-            for time_s, (before, count) in zip(self._times, steps, strict=True)
-        ]
+COMPLETIONS = "/v1/chat/completions"
 
 
 class Exchange(asyncio.Protocol):
     """One request on a connection of its own, and what came back."""
 
     def __init__(self, request: bytes) -> None:
-        loop = asyncio.get_running_loop()
         self.answer = Answer(sent_s=time.perf_counter())
-        self.ended: asyncio.Future[None] = loop.create_future()
+        self.begun = asyncio.Event()
+        """Set by the first text, or by the end if there was none."""
+        self.ended = asyncio.Event()
         self._request = request
         self._body = Body()
         self._events = Events()
@@ -162,17 +51,32 @@ class Exchange(asyncio.Protocol):
             self._events.feed(body, self.answer.ended_s)
         else:
             self._refusal += body
+        if self._events.begun:
+            self.begun.set()
         if self._body.complete:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the answer, complete or not."""
+        self.answer.ended_s = self.answer.ended_s or time.perf_counter()
+        self._end(self._failure(exc))
+
+    def give_up(self, failure: str) -> None:
+        """End it from this side, as a failure."""
+        self.answer.ended_s = time.perf_counter()
+        self._end(failure)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _end(self, failure: str) -> None:
+        if self.ended.is_set():
+            return
         answer, events = self.answer, self._events
-        answer.ended_s = answer.ended_s or time.perf_counter()
         answer.tokens, answer.arrivals = events.tokens, events.arrivals()
-        answer.error = events.error or self._failure(exc)
-        if not self.ended.done():
-            self.ended.set_result(None)
+        answer.prompt_tokens = events.prompt_tokens
+        answer.error = events.error or failure
+        self.begun.set()
+        self.ended.set()
 
     def _failure(self, exc: Exception | None) -> str:
         if self._body.status != 200:
@@ -181,6 +85,14 @@ class Exchange(asyncio.Protocol):
         if exc is not None or not (self._body.complete or self._body.ends_by_closing):
             return f"the connection broke: {exc}"
         return "" if self._events.tokens else "an answer without any token"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply that was not streamed, and the tokens of its prompt as the server counts them."""
+
+    text: str
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -196,10 +108,66 @@ class HttpTarget:
 
     def run(self, asks: Sequence[Ask], parallel: int) -> list[Answer]:
         """Ask everything, `parallel` chats at a time, each asking again once it is answered."""
-        return asyncio.run(self._run([self._request(ask) for ask in asks], parallel))
+        return asyncio.run(self._run([self.request(ask.messages()) for ask in asks], parallel))
 
     def close(self) -> None:
         """Do nothing: the server belongs to somebody else."""
+
+    def request(self, messages: Messages, **fields: object) -> bytes:
+        """Return the bytes of a streamed request, `fields` being those of its body."""
+        parts = urlsplit(self.url)
+        payload = self._payload(messages, fields)
+        head = (
+            f"POST {parts.path.rstrip('/')}{COMPLETIONS} HTTP/1.1\r\n"
+            f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + payload
+
+    async def carry_out(self, exchange: Exchange) -> Answer:
+        """Connect, send, and read to the end; what goes wrong is the answer's error."""
+        parts = urlsplit(self.url)
+        secure = parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: exchange, parts.hostname or "", port, ssl=secure or None
+                )
+                await exchange.ended.wait()
+        except (OSError, TimeoutError) as error:
+            exchange.give_up(repr(error))
+        return exchange.answer
+
+    def stream(self, messages: Messages, **fields: object) -> Answer:
+        """Ask one thing and wait for the end of the answer."""
+        request = self.request(messages, **fields)
+
+        async def ask() -> Answer:
+            return await self.carry_out(Exchange(request))
+
+        return asyncio.run(ask())
+
+    def reply(self, messages: Messages, **fields: object) -> Reply:
+        """Ask one thing without a stream, for its text and not for its time.
+
+        Raises:
+            RequestFailed: it was refused, was not answered in time, or no usage came with it.
+        """
+        payload = self._payload(messages, fields | {"stream": False, "stream_options": None})
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + COMPLETIONS, payload, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+                said = json.load(response)
+            text = said["choices"][0]["message"]["content"]
+            return Reply(text or "", int(said["usage"]["prompt_tokens"]))
+        except urllib.error.HTTPError as error:
+            with error:
+                refusal = error.read().decode(errors="replace")[:300]
+            raise RequestFailed(f"status {error.code}: {refusal}") from None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise RequestFailed(repr(error)) from error
 
     async def _run(self, requests: list[bytes], parallel: int) -> list[Answer]:
         left = iter(requests)
@@ -207,45 +175,22 @@ class HttpTarget:
 
         async def chat() -> None:
             for request in left:
-                answers.append(await self._exchange(request))
+                answers.append(await self.carry_out(Exchange(request)))
 
         await asyncio.gather(*(chat() for _ in range(parallel)))
         return answers
 
-    async def _exchange(self, request: bytes) -> Answer:
-        parts = urlsplit(self.url)
-        secure = parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        exchange = Exchange(request)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: exchange, parts.hostname or "", port, ssl=secure or None
-                )
-                await exchange.ended
-        except (OSError, TimeoutError) as error:
-            exchange.answer.ended_s = time.perf_counter()
-            exchange.answer.error = repr(error)
-        return exchange.answer
-
-    def _request(self, ask: Ask) -> bytes:
-        parts = urlsplit(self.url)
+    def _payload(self, messages: Messages, fields: dict[str, object]) -> bytes:
         body: dict[str, object] = {
             "model": self.model,
-            "messages": ask.messages(),
+            "messages": messages,
             "max_tokens": self.max_tokens,
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        wanted = {key: value for key, value in (body | self.extra).items() if value is not None}
-        payload = json.dumps(wanted).encode()
-        head = (
-            f"POST {parts.path.rstrip('/')}/v1/chat/completions HTTP/1.1\r\n"
-            f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + payload
+        body |= fields | self.extra
+        return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
 
 
 def first_model(url: str) -> str:

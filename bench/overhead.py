@@ -46,14 +46,14 @@ def rq_jobs(client: redis.Redis, count: int) -> float:
     begin = time.perf_counter()
     for _ in range(count):
         queue.enqueue("bench.overhead.nothing", job_id=uuid.uuid4().hex)
-    until(lambda: client.zcard(finished.key) - before >= count, "RQ finishes", 300)  # type: ignore
+    until(lambda: client.zcard(finished.key) - before >= count, "RQ finishes", 300)
     return count / (time.perf_counter() - begin)
 
 
 def broker_jobs(client: redis.Redis, submitter: Submitter, count: int) -> float:
     """Jobs/s from the first submit to the last terminal event on its channel."""
     ended = threading.Semaphore(0)
-    pubsub = client.pubsub(ignore_subscribe_messages=True)
+    pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     pubsub.psubscribe("helio:job:*:live")
     pubsub.get_message(timeout=1)
 

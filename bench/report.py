@@ -58,7 +58,7 @@ def table(results: Sequence[Result], baseline: str) -> str:
 def as_json(results: Sequence[Result], baseline: str, settings: dict[str, object]) -> object:
     """Return everything that is worth keeping, each round included."""
     return {
-        "machine": machine(),
+        "machine": machine("bench.chat"),
         "settings": settings,
         "baseline": baseline,
         "results": [
@@ -75,11 +75,11 @@ def as_json(results: Sequence[Result], baseline: str, settings: dict[str, object
     }
 
 
-def machine() -> dict[str, object]:
-    """Return what the figures depend on, besides the targets themselves."""
+def machine(module: str) -> dict[str, object]:
+    """Return what the figures of a benchmark depend on, besides the targets themselves."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "bench.chat", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 from bench import chat
 from bench.answers import Answer, percentile, summarize
-from bench.http import Body, HttpTarget
+from bench.events import Body
+from bench.flags import http_target
+from bench.http import HttpTarget
 from bench.inprocess import EngineLoop, Setup
-from bench.prompts import make_asks
+from bench.prompts import Ask, make_asks
 from tests.stack import Stack
 from workers.engines.base import EngineOptions
 
@@ -55,12 +58,14 @@ def test_two_servers_are_compared_in_a_table_and_a_file(
     assert results[4, "one"]["ratio"] == pytest.approx(rates[0] / rates[1])
     assert figures["baseline"] == "two"
     assert figures["settings"]["levels"] == [1, 4]
+    assert isinstance(figures["settings"]["seed"], int)
     assert {"cpu", "cores", "date", "command", "torch", "transformers"} <= set(figures["machine"])
 
     shown = capsys.readouterr().out
     rows = [line.split() for line in shown.partition("chats  target")[2].splitlines()[1:5]]
     assert [row[:2] for row in rows] == [["1", "one"], ["1", "two"], ["4", "one"], ["4", "two"]]
     assert rows[2][2] == f"{rates[0]:.1f}"
+    assert f"--seed {figures['settings']['seed']}" in shown
 
 
 def test_pictures_are_sent_and_failures_are_counted(
@@ -97,6 +102,38 @@ def test_questions_are_all_different_and_the_same_for_everyone() -> None:
         flat = [ask for some in asks for ask in some]
         assert len({ask.text for ask in flat}) == len(flat)
         assert len({ask.png for ask in flat}) == (len(flat) if pictures else 1)
+
+
+class Noting:
+    """The target that the flags name, noting what it is asked."""
+
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self._target = http_target(flags.target[0], flags)
+        self.name = self._target.name
+        self.asked: list[str] = []
+
+    def run(self, asks: Sequence[Ask], parallel: int) -> list[Answer]:
+        self.asked += [ask.text for ask in asks]
+        return self._target.run(asks, parallel)
+
+    def close(self) -> None:
+        self._target.close()
+
+
+def test_the_same_seed_asks_the_same_and_no_seed_asks_anew(address: str) -> None:
+    def asked(*seed: str) -> tuple[int, list[str]]:
+        """Return the seed of a run and all questions of it."""
+        arguments = ["--target", f"one={address},model=talker", "--levels", "1,2", "--tokens", "2"]
+        flags = chat.read_flags([*arguments, "--rounds", "1", "--requests", "1", *seed])
+        target = Noting(flags)
+        assert not any(result.failures for result in chat.compare([target], flags))
+        return flags.seed, target.asked
+
+    (one, first), (other, second) = asked(), asked()
+    assert one != other
+    assert set(first).isdisjoint(second)
+    assert asked("--seed", str(one)) == (one, first)
+    assert len(first) == 1 + 2 + 2 + 4
 
 
 @contextmanager
