@@ -1,7 +1,9 @@
 """Publishes what the engine produces: one pipelined write for all jobs, off the engine's thread.
 
-Small outputs of one job that pile up while a write is under way are merged into one event. A write
-that Redis did not answer is repeated until it is: appends are idempotent. Knows nothing of tensors.
+A job gets at most one delta in each turn of `MIN_GAP_S`: what a faster engine says meanwhile is
+held and merged into the next one. First tokens and ends never wait. Turns are the same for all
+jobs, so that what was held goes out in one write. A write that Redis did not answer is repeated
+until it is: appends are idempotent. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import redis
 from redis.exceptions import RedisError
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 
 NO_USAGE = Usage(0, 0)
 
+MIN_GAP_S = 0.02
+"""A job's text moves 50 times a second at most; nobody reads faster than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -38,6 +44,7 @@ class Ended:
 
 
 _Item = tuple[RunningJob, Output]
+_Held = dict[RunningJob, list[Output]]
 
 
 class Publisher:
@@ -49,9 +56,11 @@ class Publisher:
         *,
         on_ended: Callable[[Sequence[Ended]], None],
         on_fenced: Callable[[RunningJob], None],
+        min_gap_s: float = MIN_GAP_S,
     ) -> None:
         """Use `client` (may retry); call back, on the publisher's thread, when jobs are over."""
         self._client = client
+        self._min_gap_s = min_gap_s
         self._on_ended = on_ended
         self._on_fenced = on_fenced
         self._items: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
@@ -68,37 +77,58 @@ class Publisher:
         self._items.put(items)
 
     def stop(self, timeout_s: float) -> None:
-        """Publish what is queued, then end the thread."""
+        """Publish all that was handed over, then end the thread."""
         self._items.put(None)
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        held: _Held = {}
+        told: set[RunningJob] = set()
+        turn_ends_s = 0.0
         running = True
         while running:
-            items: list[_Item] = []
-            group = self._items.get()
-            while True:
-                if group is None:
-                    running = False
-                    break
-                items += group
-                if self._items.empty():
-                    break
-                group = self._items.get()
-            if items:
-                self._publish(_merge(items))
+            running = self._take(held, turn_ends_s)
+            now = time.monotonic()
+            if now >= turn_ends_s:
+                told.clear()
+                turn_ends_s = now + self._min_gap_s
+            due = [
+                job
+                for job, outputs in held.items()
+                if job not in told or _is_last(outputs[-1]) or not running
+            ]
+            if due:
+                told.update(due)
+                self._publish([(job, _merge(held.pop(job))) for job in due])
+
+    def _take(self, held: _Held, turn_ends_s: float) -> bool:
+        """Move what is queued to `held`, waiting for some; with some held, to the turn's end only.
+
+        Returns:
+            False when nothing comes any more.
+        """
+        wait_s = max(0.0, turn_ends_s - time.monotonic()) if held else None
+        try:
+            items = self._items.get(timeout=wait_s)
+            while items is not None:
+                for job, output in items:
+                    held.setdefault(job, []).append(output)
+                items = self._items.get_nowait()
+        except queue.Empty:
+            return True
+        return False
 
     def _publish(self, items: list[_Item]) -> None:
-        events = [(job, _event(job, output)) for job, output in items]
-        fenced = self._append([(job.id, event) for job, event in events])
+        events = [(job.id, event) for job, output in items for event in _events(job, output)]
+        fenced = self._append(events)
         self.tokens += sum(len(output.token_ids) for _, output in items)
-        for job, _ in events:
+        for job, _ in items:
             if job.id in fenced:
                 self._on_fenced(job)
         ended = [
             Ended(job, output.finish_reason, output.usage or NO_USAGE, output.error)
             for job, output in items
-            if job.id not in fenced and (output.finish_reason or output.error)
+            if job.id not in fenced and _is_last(output)
         ]
         if ended:
             self._on_ended(ended)
@@ -114,38 +144,38 @@ class Publisher:
                 pause_s = min(2 * pause_s, 2.0)
 
 
-def _merge(items: list[_Item]) -> list[_Item]:
-    merged: dict[str, _Item] = {}
-    for job, output in items:
-        if (earlier := merged.get(job.id)) is not None:
-            before = earlier[1]
-            output = Output(
-                output.request_id,
-                before.text + output.text,
-                before.token_ids + output.token_ids,
-                output.finish_reason,
-                output.usage,
-                output.error,
-                before.logprobs + output.logprobs,
-            )
-        merged[job.id] = (job, output)
-    return list(merged.values())
+def _is_last(output: Output) -> bool:
+    return output.finish_reason is not None or output.error is not None
 
 
-def _event(job: RunningJob, output: Output) -> Event:
+def _merge(outputs: list[Output]) -> Output:
+    if len(outputs) == 1:
+        return outputs[0]
+    return replace(
+        outputs[-1],
+        text="".join(each.text for each in outputs),
+        token_ids=tuple(chain.from_iterable(each.token_ids for each in outputs)),
+        logprobs=tuple(chain.from_iterable(each.logprobs for each in outputs)),
+    )
+
+
+def _events(job: RunningJob, output: Output) -> Iterator[Event]:
+    """One event; two where an error has held text before it, since an error carries none."""
     if job.first_token_s is None and output.token_ids:
         job.first_token_s = time.time()
     job.answer.append(output.text)
+    if output.finish_reason is not None:
+        yield End(
+            job.next_id(),
+            output.text,
+            output.token_ids,
+            output.finish_reason,
+            output.usage or NO_USAGE,
+            job.timings(),
+            output.logprobs,
+        )
+        return
+    if output.error is None or output.token_ids:
+        yield Delta(job.next_id(), output.text, output.token_ids, output.logprobs)
     if output.error is not None:
-        return Failed(job.next_id(), output.error)
-    if output.finish_reason is None:
-        return Delta(job.next_id(), output.text, output.token_ids, output.logprobs)
-    return End(
-        job.next_id(),
-        output.text,
-        output.token_ids,
-        output.finish_reason,
-        output.usage or NO_USAGE,
-        job.timings(),
-        output.logprobs,
-    )
+        yield Failed(job.next_id(), output.error)
