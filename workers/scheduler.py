@@ -8,11 +8,14 @@ of a request. Knows neither tensors nor Redis, and is used from one thread only.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.errors import ErrorBody, HeliographError, WorkerFailed
 from broker.messages import FinishReason, Likely, TokenLogprob, Usage
 from workers.engines.base import Batch, Chunk, Engine, Sampled
+from workers.pace import Pace
 from workers.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ class Scheduler:
         self._waiting: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}
         self._ended: list[Output] = []
+        self._pace = Pace(engine.chunk_tokens)
 
     @property
     def running(self) -> int:
@@ -83,28 +87,41 @@ class Scheduler:
     def step(self) -> list[Output]:
         """Bring every running sequence one step further; return what is new."""
         batch = self._schedule()
+        started_s = time.perf_counter()
         sampled = self._run(batch)
+        self._pace.note(batch, time.perf_counter() - started_s)
         fresh = self._advance(batch, sampled)
         return self._collect(fresh)
 
     def _schedule(self) -> Batch:
-        while self._waiting and len(self._running) < self._engine.slots:
-            request_id = next(iter(self._waiting))
-            self._running[request_id] = self._waiting.pop(request_id)
+        """Every running answer goes on; what is left of the budget is for prompts, in order."""
         decodes = tuple(each for each in self._running.values() if each.is_decoding)
-        return Batch(tuple(self._chunks()), decodes)
-
-    def _chunks(self) -> list[Chunk]:
-        budget, chunks = self._engine.chunk_tokens, []
-        for sequence in self._running.values():
-            if sequence.is_decoding:
-                continue
+        prompts = len(self._running) - len(decodes) + len(self._waiting)
+        budget = self._pace.budget(len(decodes), prompts)
+        chunks: list[Chunk] = []
+        for sequence in self._prefilling():
             stop = min(len(sequence.ids), sequence.cached + budget)
             chunks.append(Chunk(sequence, sequence.cached, stop))
             budget -= stop - sequence.cached
             if budget <= 0:
                 break
-        return chunks
+        return Batch(tuple(chunks), decodes)
+
+    def _prefilling(self) -> Iterator[Sequence]:
+        """Running prompts, then waiting ones as far as there are slots.
+
+        They are admitted one by one as they are asked for: one that has to wait for its turn
+        finds more to share.
+        """
+        yield from [each for each in self._running.values() if not each.is_decoding]
+        while self._waiting and len(self._running) < self._engine.slots:
+            request_id, sequence = next(iter(self._waiting.items()))
+            if not self._engine.admit(sequence):
+                return
+            del self._waiting[request_id]
+            self._running[request_id] = sequence
+            if not sequence.is_decoding:
+                yield sequence
 
     def _run(self, batch: Batch) -> Tokens:
         if not len(batch):

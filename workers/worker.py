@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 LEASE_S = 6
 POP_TIMEOUT_S = 1
 DRAIN_S = 3.0
+_SWITCH_S = 0.0005
+"""The engine's thread gets the interpreter back from the others after so long, not after 5 ms."""
 
 
 class BatchWorker(BaseWorker):
@@ -87,6 +90,7 @@ class BatchWorker(BaseWorker):
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        sys.setswitchinterval(_SWITCH_S)
         self._publisher.start()
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
             taking = pool.submit(self._take_jobs)

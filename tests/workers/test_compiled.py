@@ -88,6 +88,6 @@ def test_what_cannot_be_compiled_is_said_and_served_eagerly(
     monkeypatch.setenv("CXX", "false")
     with caplog.at_level(logging.WARNING):
         engine = load(llama, compile="now", compile_dir=str(tmp_path))
-    assert "decoding without compiled code" in caplog.text
+    assert "running without compiled code" in caplog.text
     assert engine._runner._compiled is None
     answers_as_alone(engine, llama)

@@ -119,14 +119,21 @@ class Engine(Protocol):
         """
         ...
 
+    def admit(self, sequence: Sequence) -> bool:
+        """Give a sequence a slot; False if there is none now.
+
+        Sets `slot`, and `cached` to how many of its leading ids the engine holds already.
+        """
+        ...
+
     def step(self, batch: Batch) -> list[Sampled | None]:
         """Run the model once; one token for each of `batch.sequences`, None if still prefilling.
 
         Whether it returns or raises, ids and `cached` of the sequences are unchanged. After it
-        raised, the same work may be asked for again in parts, the decodes before the prefills.
+        raised, the same work may be asked for again in parts.
         """
         ...
 
     def release(self, sequence: Sequence) -> None:
-        """Give back whatever the sequence holds; a no-op if it holds nothing."""
+        """Take back the sequence's slot; a no-op if it has none."""
         ...

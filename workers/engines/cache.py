@@ -1,47 +1,51 @@
-"""Keys and values of all running sequences: one tensor pair per layer, a row for each slot.
+"""Keys and values of all sequences: one tensor pair per layer, a row for each slot.
 
-Owns the memory and where the next forward pass writes. transformers' models see an ordinary cache:
-`update` writes each row at its own position and returns views, never copies, of the rows and of the
-length in use. Knows nothing of sequences or of who owns which slot.
+Owns the memory. transformers' models see an ordinary cache: `update` writes each token of the
+current plan at its own row and position, and returns the whole tensors, which attention reads by
+the same plan. Knows nothing of sequences or of who owns which slot.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Cache
+
+from workers.engines.plan import current
 
 Layers = list[list[torch.Tensor]]
 """Keys and values of each layer, `[rows, heads, length, dim]`."""
 
 
 class SlotCache(Cache):
-    """A cache of `slots` rows of at most `length` positions; layers appear when first written.
+    """A cache of `slots` rows of `length` positions; layers appear when first written.
 
-    It has rows and a position to spare: compiled code takes two rows at least, and never the whole
-    of a dimension that may vary.
+    It has a row to spare, for tokens that belong to nobody.
     """
 
     def __init__(self, slots: int, length: int) -> None:
         super().__init__(layers=[])
-        self._rows = max(slots, 2) + 1
-        self._length = length + 1
+        self.spare = slots
+        self._shape = (slots + 1, length)
         self._pairs: dict[int, list[torch.Tensor]] = {}
-        self._first = 0
-        self._starts = torch.zeros(1, dtype=torch.long)
-        self._stop = 0
-        self._tokens = 1
+        self._pages: list[tuple[mmap.mmap, int]] = []
 
     @classmethod
     def over(cls, layers: Layers) -> SlotCache:
         """Return a cache that writes to these tensors."""
         rows, _, length, _ = layers[0][0].shape
-        cache = cls(rows - 1, length - 1)
+        cache = cls(rows - 1, length)
         cache._pairs = dict(enumerate(layers))
         return cache
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether the tensors exist, which the first pass makes."""
+        return bool(self._pairs)
 
     def layers_in_use(self) -> Layers:
         """Return the tensors themselves, layer by layer.
@@ -53,14 +57,6 @@ class SlotCache(Cache):
             raise ValueError("the layers are not numbered from 0 on")
         return [self._pairs[index] for index in range(len(self._pairs))]
 
-    def aim(self, first: int, starts: torch.Tensor, stop: int, tokens: int) -> None:
-        """Set the rows of the next pass, from slot `first` on, and where each begins to write.
-
-        `starts` is a vector of positions, `stop` the end of the longest row after the pass, and
-        `tokens` how many each row gets.
-        """
-        self._first, self._starts, self._stop, self._tokens = first, starts, stop, tokens
-
     def update(
         self,
         key_states: torch.Tensor,
@@ -69,18 +65,23 @@ class SlotCache(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new states `[rows, heads, tokens, dim]`; return those of all positions in use."""
+        """Write new states `[1, heads, tokens, dim]`; return the whole layer's."""
         if layer_idx not in self._pairs:
             self._pairs[layer_idx] = [self._allocate(key_states), self._allocate(value_states)]
         keys, values = self._pairs[layer_idx]
-        return self._write(keys, key_states), self._write(values, value_states)
+        plan = current()
+        # By index into the whole tensor, not a view of it: compiled code would copy the view.
+        keys[plan.slots, :, plan.positions] = key_states[0].transpose(0, 1)
+        values[plan.slots, :, plan.positions] = value_states[0].transpose(0, 1)
+        return keys, values
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one position of one row takes, over the layers seen so far."""
-        return sum(layer.nbytes for layer in self._all()) // (self._rows * self._length)
+        rows, length = self._shape
+        return sum(layer.nbytes for layer in self._all()) // (rows * length)
 
-    def move(self, source: int, target: int, tokens: int) -> None:
+    def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first positions of one row to another."""
         for layer in self._all():
             layer[target, :, :tokens] = layer[source, :, :tokens]
@@ -90,42 +91,42 @@ class SlotCache(Cache):
         for layer in self._all():
             layer[slot].zero_()
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions in use by the longest row, before the pass."""
-        return self._stop - self._tokens
+    def give_back(self, slot: int) -> None:
+        """Give a row's memory back to the system, where it is taken as it is used."""
+        for pages, row_bytes in self._pages:
+            first = -(-slot * row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = (slot + 1) * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE - first
+            if size > 0:
+                pages.madvise(mmap.MADV_DONTNEED, first, size)
 
-    def get_query_offset(self, layer_idx: int = 0) -> torch.Tensor:  # type: ignore[override]
-        """Position of each row's first new token, shaped to broadcast over a 4-D mask."""
-        return self._starts.view(-1, 1, 1, 1)
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions before the pass; each token has its own, so that models are told 0."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Position of the first token: see `get_seq_length`."""
+        return 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Length of the keys that `update` returns, and the position of the first."""
-        return self._stop, 0
+        """Positions that the mask covers, and the first of them."""
+        return current().stop, 0
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """Positions per row."""
-        return self._length
+        return self._shape[1]
 
     def _all(self) -> Iterator[torch.Tensor]:
         return (layer for pair in self._pairs.values() for layer in pair)
 
-    def _write(self, layer: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        rows, _, tokens, _ = states.shape
-        stop = self._first + rows
-        if rows == 1:
-            layer[self._first, :, self._stop - tokens : self._stop] = states[0]
-        else:
-            # Into the whole tensor, not a view of it: compiled code would copy the view.
-            places = self._starts[:, None] + torch.arange(tokens, device=layer.device)
-            row_index = torch.arange(self._first, stop, device=layer.device)[:, None]
-            layer[row_index, :, places] = states.transpose(1, 2)
-        return layer[self._first : stop, :, : self._stop]
-
     def _allocate(self, states: torch.Tensor) -> torch.Tensor:
-        shape = (self._rows, states.shape[1], self._length, states.shape[3])
+        rows, length = self._shape
+        shape = (rows, states.shape[1], length, states.shape[3])
         if states.device.type != "cpu":
             return torch.zeros(shape, dtype=states.dtype, device=states.device)
-        # numpy's zeros are pages that the system hands out when they are first written; torch's
-        # are written at once, and most slots never see their full length.
-        size = int(np.prod(shape)) * states.element_size()
-        return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(states.dtype).view(shape)
+        # Pages that the system hands out when they are first written: most slots never see their
+        # full length, and what a slot has taken can be given back.
+        row_bytes = math.prod(shape[1:]) * states.element_size()
+        pages = mmap.mmap(-1, rows * row_bytes)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        self._pages.append((pages, row_bytes))
+        return torch.frombuffer(pages, dtype=states.dtype).view(shape)

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
+from workers.engines import int8, native
 from workers.engines.base import EngineOptions, Loading
 from workers.engines.pictures import PictureProcessor
 
@@ -71,6 +72,9 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
         # Threads wait for each other longer than they compute: 2.3 ms a step with one, 16 ms with
         # two on a busy two-core machine (3 M parameters, one request).
         torch.set_num_threads(1)
+    if options.load_8bit and _has_own_int8(device):
+        native.load(Path(options.compile_dir))
+        int8.convert(model)
     return Checkpoint(
         model=cast(Any, model).eval(),
         tokenizer=tokenizer,
@@ -130,9 +134,13 @@ def _weights(
     """Choose `from_pretrained` arguments: number format, place and quantization."""
     dtype = _choose_dtype(options.dtype, config, path, device)
     chosen: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
-    if options.load_8bit:
+    if options.load_8bit and not _has_own_int8(device):
         chosen["quantization_config"] = _int8(device)
     return chosen
+
+
+def _has_own_int8(device: torch.device) -> bool:
+    return device.type == "cpu" and native.has_int8() and native.compiler() is not None
 
 
 def _choose_dtype(name: str, config: Any, path: str, device: torch.device) -> torch.dtype | str:

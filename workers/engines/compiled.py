@@ -1,8 +1,8 @@
-"""The decode step compiled ahead of time, in a process of its own, and kept on disk.
+"""The model's forward pass compiled ahead of time, in a process of its own, and kept on disk.
 
-`python -m workers.engines.compiled` exports one decode step of a checkpoint with torch.export and
-compiles it with AOTInductor, weights frozen in. Serving goes on eagerly meanwhile; a later start
-only loads the file. Any model that cannot be exported stays eager, which a warning says.
+`python -m workers.engines.compiled` exports one pass of a checkpoint with torch.export and compiles
+it with AOTInductor, weights frozen in. Serving goes on eagerly meanwhile; a later start only loads
+the file. Any model that cannot be exported stays eager, which a warning says.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,50 +29,76 @@ import transformers
 from torch import Tensor, nn
 
 from broker.errors import ConfigurationError
-from workers.engines import attention
+from workers.engines import attention, int8, native
 from workers.engines.base import EngineOptions
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
+from workers.engines.plan import Plan, make_plan
 
 log = logging.getLogger(__name__)
 
-Compiled = Callable[[Tensor, Tensor, Tensor, Layers], Tensor]
-"""Ids `[rows]`, positions `[rows]`, anything of length `stop` and the cache to `[rows, vocab]`."""
+Compiled = Callable[..., Tensor]
+"""A `Pass` as a function; see there."""
 
 MODES = ("auto", "off", "now")
-MIN_ROWS = 2
+MIN_TOKENS = 2
+"""Compiled code takes no fewer tokens, logits or positions: a dimension of one is a constant."""
+MAX_TOKENS = 8192
 _MEMORY_SHARE = 0.25
 """Share of the machine's memory that the weights may take: compiled code holds a second copy."""
 _TOLERANCE = {torch.float32: 1e-3}
 _LOW_PRECISION_TOLERANCE = 0.1
 _KEPT_FILES = 4
 _PR_SET_PDEATHSIG = 1
+_SOURCES = [
+    Path(__file__).parent / name
+    for name in ("compiled.py", "attention.py", "cache.py", "int8.py", "plan.py")
+]
 
 
-class DecodeStep(nn.Module):
-    """One token for each of the first rows of a cache, as a function of tensors alone."""
+class Pass(nn.Module):
+    """A flat list of tokens through the model, as a function of tensors alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor, starts: Tensor, span: Tensor, layers: Layers) -> Tensor:
-        """Return logits `[rows, vocab]`; writes each row's state at its own position."""
-        cache = SlotCache.over(layers)
-        cache.aim(0, starts, span.shape[0], 1)
-        output = self.model(
-            input_ids=ids[:, None],
-            position_ids=starts[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
+    def forward(
+        self,
+        embeddings: Tensor,
+        slots: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        span: Tensor,
+        layers: Layers,
+    ) -> Tensor:
+        """Run the pass and write the states of every token.
+
+        Args:
+            embeddings: `[1, tokens, hidden]`.
+            slots: row of each token, `[tokens]`.
+            positions: position of each token, `[tokens]`.
+            keep: places of the tokens whose logits are wanted, `[kept]`.
+            span: anything as long as the longest row after the pass.
+            layers: the cache.
+
+        Returns:
+            Logits, `[kept, vocab]`.
+        """
+        with Plan(slots, positions, span.shape[0]).in_use():
+            output = self.model(
+                inputs_embeds=embeddings,
+                position_ids=positions[None],
+                past_key_values=SlotCache.over(layers),
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        logits: Tensor = output.logits[0]
         return logits
 
 
 class Compiler:
-    """Gets the compiled step of one checkpoint: from disk, or by compiling it in the background."""
+    """Gets the compiled pass of one checkpoint: from disk, or by compiling it in the background."""
 
     def __init__(self, options: EngineOptions, model: transformers.PreTrainedModel) -> None:
         self._options = options
@@ -80,10 +106,10 @@ class Compiler:
         self._path = Path(options.compile_dir or ".") / f"{_fingerprint(options, model)}.pt2"
 
     def start(self, ready: Callable[[Compiled], None]) -> None:
-        """Hand the compiled step to `ready` when it is there: at once, later, or never."""
+        """Hand the compiled pass to `ready` when it is there: at once, later, or never."""
         reason = _obstacle(self._options, self._model)
         if reason:
-            log.warning("decoding without compiled code: %s", reason)
+            log.warning("running without compiled code: %s", reason)
         elif self._options.compile == "now" or self._path.exists():
             self._provide(ready)
         else:
@@ -96,30 +122,23 @@ class Compiler:
         started_s = time.monotonic()
         try:
             if not self._path.exists():
-                log.info("compiling the decode step in the background; serving without it so far")
+                log.info("compiling the model in the background; serving without that so far")
                 self._compile()
-            step = load(self._path)
-            self._verify(step)
+            expected = self._try(Pass(self._model))
+            native.load(self._path.parent)
+            compiled = load(self._path)
+            _compare(self._try(compiled), expected)
         except Exception as error:  # whatever a model or a compiler that does not fit runs into
-            log.warning("decoding without compiled code: %s", error)
+            log.warning("running without compiled code: %s", error)
         else:
-            ready(step)
-            log.info("decoding with compiled code after %.0f s", time.monotonic() - started_s)
+            ready(compiled)
+            log.info("running compiled code after %.0f s", time.monotonic() - started_s)
 
     @torch.inference_mode()
-    def _verify(self, step: Compiled) -> None:
-        """Compare one step with the model's own, on a cache for this alone.
-
-        Raises:
-            ConfigurationError: the compiled step computes something else.
-        """
+    def _try(self, function: Compiled) -> Tensor:
+        """Run the example pass on a cache for this alone."""
         layers = _fresh_layers(self._model, self._options)
-        example = _example()
-        expected = DecodeStep(self._model)(*example, layers).float()
-        got = step(*example, layers).float()
-        error = ((got - expected).norm() / (expected - expected.mean()).norm()).item()
-        if not error < _TOLERANCE.get(self._model.dtype, _LOW_PRECISION_TOLERANCE):
-            raise ConfigurationError(f"compiled code differs from the model by {error:.1%}")
+        return function(*_example(self._model), layers)
 
     def _compile(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,15 +153,31 @@ class Compiler:
             old.with_suffix(".lock").unlink(missing_ok=True)
 
 
+def _compare(got: Tensor, expected: Tensor) -> None:
+    """Check that compiled code computes what the model does.
+
+    Raises:
+        ConfigurationError: it computes something else.
+    """
+    spread = (expected.float() - expected.float().mean()).norm()
+    error = ((got.float() - expected.float()).norm() / spread).item()
+    if not error < _TOLERANCE.get(expected.dtype, _LOW_PRECISION_TOLERANCE):
+        raise ConfigurationError(f"compiled code differs from the model by {error:.1%}")
+
+
 def _age(path: Path) -> float:
     return -path.stat().st_mtime
 
 
 def load(path: Path) -> Compiled:
-    """Load a compiled step."""
-    runner: Any = torch._inductor.aoti_load_package(str(path))
-    step: Compiled = runner
-    return step
+    """Load a compiled pass; the operators of `native` must be loaded."""
+    package = native.Package(path)
+
+    def run(*inputs: Any) -> Tensor:
+        *tensors, layers = inputs
+        return package.run([*tensors, *itertools.chain.from_iterable(layers)])
+
+    return run
 
 
 def _fingerprint(options: EngineOptions, model: transformers.PreTrainedModel) -> str:
@@ -160,7 +195,7 @@ def _fingerprint(options: EngineOptions, model: transformers.PreTrainedModel) ->
         torch.get_num_threads(),
         (torch.__version__, transformers.__version__),
         torch.backends.cpu.get_cpu_capability(),
-        [Path(module).read_text() for module in (__file__, attention.__file__)],
+        [source.read_text() for source in _SOURCES],
     ]
     digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
     return f"{model.config.model_type}-{digest[:20]}"
@@ -169,48 +204,64 @@ def _fingerprint(options: EngineOptions, model: transformers.PreTrainedModel) ->
 def _obstacle(options: EngineOptions, model: transformers.PreTrainedModel) -> str | None:
     if model.device.type != "cpu":
         return f"there is none for {model.device.type}"
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
+    if native.compiler() is None:
         return "there is no C++ compiler here (install g++)"
-    if options.load_8bit:
-        return "8-bit weights are not compiled"
+    if options.load_8bit and not int8.is_converted(model):
+        return "these 8-bit weights are not compiled"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if sum(each.nbytes for each in model.parameters()) > _MEMORY_SHARE * memory:
         return "the weights are too large to be held twice"
     return None
 
 
-def _example() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.tensor([5, 6, 7]), torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.uint8)
+def _example(model: transformers.PreTrainedModel) -> tuple[Tensor, ...]:
+    """Three rows with pieces of a prompt and single tokens, as `Pass.forward` takes them."""
+    slots = torch.tensor([0] * 20 + [1, 2] + [1] * 10)
+    positions = torch.tensor([*range(20), 0, 0, *range(1, 11)])
+    embed = model.get_input_embeddings()
+    with torch.no_grad():
+        embeddings = embed(torch.arange(5, 5 + len(slots))[None])
+    return embeddings, slots, positions, torch.tensor([19, 21, 31]), torch.zeros(20)
 
 
-def _fresh_layers(model: nn.Module, options: EngineOptions) -> Layers:
+def _fresh_layers(model: transformers.PreTrainedModel, options: EngineOptions) -> Layers:
     """Make a cache as the engine has it: the first pass shows what shapes the model writes."""
     assert options.context_length is not None
-    cache = SlotCache(options.slots, options.context_length)
-    cache.aim(0, torch.tensor([0, 0]), 1, 1)
-    zeros = torch.zeros((MIN_ROWS, 1), dtype=torch.long)
-    model(input_ids=zeros, position_ids=zeros, past_key_values=cache, use_cache=True)
+    cache = SlotCache(max(options.slots, MIN_TOKENS), options.context_length)
+    plan = make_plan([0, 1], [0, 0], model.device)
+    embed = model.get_input_embeddings()
+    with plan.in_use():
+        model(
+            inputs_embeds=embed(torch.zeros((1, 2), dtype=torch.long)),
+            position_ids=plan.positions[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
     return cache.layers_in_use()
 
 
 def compile_to(path: Path, options: EngineOptions) -> None:
-    """Compile a checkpoint's decode step and write it; the file appears complete or not at all."""
+    """Compile a checkpoint's pass and write it; the file appears complete or not at all."""
+    native.load(path.parent)
     model = load_checkpoint(options, lambda percent: None).model
     attention.switch(model)
-    step = DecodeStep(model).eval().requires_grad_(False)
+    whole = Pass(model).eval().requires_grad_(False)
     with torch.no_grad():
         layers = _fresh_layers(model, options)
-        rows = torch.export.Dim("rows", min=MIN_ROWS, max=max(options.slots, MIN_ROWS + 1))
-        stop = torch.export.Dim("stop", min=2, max=options.context_length)
+        assert options.context_length is not None
+        tokens = torch.export.Dim("tokens", min=MIN_TOKENS, max=MAX_TOKENS)
+        kept = torch.export.Dim("kept", min=MIN_TOKENS, max=MAX_TOKENS)
+        stop = torch.export.Dim("stop", min=MIN_TOKENS, max=options.context_length)
         fixed = [[None, None] for _ in layers]
         program = torch.export.export(
-            step,
-            (*_example(), layers),
-            dynamic_shapes=({0: rows}, {0: rows}, {0: stop}, fixed),
+            whole,
+            (*_example(model), layers),
+            dynamic_shapes=({1: tokens}, {0: tokens}, {0: tokens}, {0: kept}, {0: stop}, fixed),
             strict=False,
         )
         fresh = path.with_suffix(f".{os.getpid()}.pt2")
         torch._inductor.config.freezing = True
+        torch._inductor.config.cpp.enable_concat_linear = True
         torch._inductor.aoti_compile_and_package(program, package_path=str(fresh))
     fresh.replace(path)
 

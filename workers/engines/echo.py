@@ -110,6 +110,10 @@ class EchoEngine:
         sequence.resume(resume_ids)
         return sequence
 
+    def admit(self, sequence: Sequence) -> bool:
+        """See `Engine.admit`; an echo needs no room."""
+        return True
+
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`; takes as long as the options say."""
         ready = [chunk.is_last for chunk in batch.prefills]

@@ -1,35 +1,38 @@
 """Continuous batching in plain transformers, for text and image-text models alike.
 
-Owns the slots: running sequences sit in slots 0 to n-1 without gaps, so the rows of a pass are a
-view of the cache. Any Hugging Face model that goes through transformers' attention interface runs
-without model code of ours; one that would run wrongly is refused when it is loaded.
+Owns a model, the rows of its cache and what is sampled from it. Any Hugging Face model that goes
+through transformers' attention interface runs without model code of ours; one that would run
+wrongly is refused when it is loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
 import torch
 
-from broker.errors import ConfigurationError, WorkerFailed
+from broker.errors import WorkerFailed
 from broker.messages import GenerateRequest
-from workers.engines.base import Batch, Chunk, EngineOptions, Loading, Sampled
+from workers.engines.base import Batch, EngineOptions, Loading, Sampled
 from workers.engines.cache import SlotCache
-from workers.engines.checkpoint import Checkpoint, load_checkpoint
+from workers.engines.checkpoint import load_checkpoint
 from workers.engines.compiled import Compiler
+from workers.engines.memory import measure
 from workers.engines.pictures import Span
 from workers.engines.preparer import Preparer
-from workers.engines.runner import Runner
+from workers.engines.runner import Piece, Runner
 from workers.engines.selfcheck import check
+from workers.engines.slots import Keys, Slots
 from workers.row import Row
 from workers.sampling import sample
 from workers.sequence import Sequence
 
-_CPU_CONTEXT = 4096
-_CUDA_SHARE = 0.8
-"""Share of the free GPU memory that keys and values may take."""
+log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -46,7 +49,9 @@ class LocalEngine:
         self.chunk_tokens = 128 if model.device.type == "cpu" else 1024
         token_bytes = check(model, checkpoint.pictures)
         progress(95)
-        self.context_length = _choose_context(options, checkpoint, token_bytes)
+        self.room = measure(options, model.device, checkpoint.max_length, token_bytes)
+        self.context_length = self.room.context_length
+        log.info("keys and values: %d slots, %s", self.slots, self.room)
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)
         cache = SlotCache(self.slots, self.context_length)
         self._runner = Runner(model, cache)
@@ -54,7 +59,7 @@ class LocalEngine:
             settled = replace(options, context_length=self.context_length)
             self._compiler = Compiler(settled, model)
             self._compiler.start(self._runner.switch_over)
-        self._seated: list[Sequence] = []
+        self._slots = Slots(self.slots, self.room.tokens)
         self._spoiled: set[Sequence] = set()
         progress(100)
 
@@ -67,55 +72,61 @@ class LocalEngine:
         """See `Engine.prepare`."""
         return self._preparer.prepare(request, images, resume_ids)
 
+    def admit(self, sequence: Sequence) -> bool:
+        """See `Engine.admit`."""
+        seat = self._slots.take(sequence, _keys(sequence, len(sequence.ids)))
+        if seat is None:
+            return False
+        if seat.shared and seat.source != seat.slot:
+            self._runner.copy(seat.source, seat.slot, seat.shared)
+        for slot in seat.dropped:
+            self._runner.give_back(slot)
+        sequence.slot, sequence.cached = seat.slot, seat.shared
+        return True
+
     def step(self, batch: Batch) -> list[Sampled | None]:
-        """See `Engine.step`. Decodes come first: see `_decode`."""
-        decoded = self._decode(batch.decodes) if batch.decodes else []
-        return [*(self._prefill(chunk) for chunk in batch.prefills), *decoded]
+        """See `Engine.step`: everything in one pass. Neighbouring rows attend together."""
+        decodes = sorted(batch.decodes, key=_slot)
+        pieces = [Piece(_slot(each), each.ids[each.cached :], each.cached) for each in decodes] + [
+            Piece(
+                _slot(chunk.sequence),
+                chunk.sequence.ids[chunk.start : chunk.stop],
+                chunk.start,
+                chunk.is_last,
+                _spans(chunk.sequence),
+            )
+            for chunk in batch.prefills
+        ]
+        asked = [*decodes, *(chunk.sequence for chunk in batch.prefills if chunk.is_last)]
+        logits = self._run(pieces)
+        found = dict(zip(asked, self._sample(logits, asked), strict=True)) if asked else {}
+        return [found.get(sequence) for sequence in batch.sequences]
 
     def release(self, sequence: Sequence) -> None:
-        """Free the sequence's slot; the last sequence moves into it."""
+        """Free the sequence's slot, which goes on holding what was computed."""
         slot, sequence.slot = sequence.slot, None
         if slot is None:
             return
+        held = sequence.cached
         if sequence in self._spoiled:
             self._spoiled.remove(sequence)
             self._runner.clear(slot)
-        last = self._seated.pop()
-        if last is not sequence:
-            # How far `last` is cached may be about to change: all its ids are surely enough.
-            self._runner.move(len(self._seated), slot, len(last.ids))
-            self._seated[slot], last.slot = last, slot
+            held = 0
+        self._slots.leave(slot, _keys(sequence, held))
 
-    def _seat(self, sequence: Sequence) -> int:
-        if sequence.slot is None:
-            sequence.slot = len(self._seated)
-            self._seated.append(sequence)
-        return sequence.slot
+    def _run(self, pieces: list[Piece]) -> torch.Tensor:
+        try:
+            return self._runner.run(pieces)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            tokens = sum(len(piece.ids) for piece in pieces)
+            raise WorkerFailed(
+                f"The worker ran out of memory on {tokens} tokens of this request. Shorten it, "
+                "send fewer images or tiles, or try again later."
+            ) from error
 
-    def _prefill(self, chunk: Chunk) -> Sampled | None:
-        sequence = chunk.sequence
-        ids = sequence.ids[chunk.start : chunk.stop]
-        spans = cast(tuple[Span, ...], sequence.payload)
-        logits = self._runner.prefill(self._seat(sequence), ids, chunk.start, spans)
-        return self._sample(logits, (sequence,))[0] if chunk.is_last else None
-
-    def _decode(self, sequences: tuple[Sequence, ...]) -> list[Sampled]:
-        """Decode the rows from the first to the last slot concerned.
-
-        Rows between them that are still prefilling are computed along. What they write lies behind
-        what they have cached, and the prefill that follows writes over it.
-        """
-        slots = [self._seat(sequence) for sequence in sequences]
-        least = self._runner.least_rows
-        first = 0 if least else min(slots)
-        rows = self._seated[first : max(*slots, least - 1) + 1]
-        ids = [sequence.ids[sequence.cached] for sequence in rows]
-        logits = self._runner.decode(first, ids, [sequence.cached for sequence in rows])
-        if len(rows) > len(slots) or slots != sorted(slots):
-            logits = logits[[slot - first for slot in slots]]
-        return self._sample(logits, sequences)
-
-    def _sample(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[Sampled]:
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         broken = logits.isnan().any(dim=-1)
         if broken.any():
             self._spoiled.update(
@@ -125,22 +136,35 @@ class LocalEngine:
         return sample(logits, [_row(sequence) for sequence in sequences])
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
+
+
+def _slot(sequence: Sequence) -> int:
+    if sequence.slot is None:
+        raise ValueError(f"request {sequence.request_id} has not been admitted")
+    return sequence.slot
+
+
+def _spans(sequence: Sequence) -> tuple[Span, ...]:
+    return cast(tuple[Span, ...], sequence.payload)
+
+
+def _keys(sequence: Sequence, length: int) -> Keys:
+    """What the first positions of a sequence are computed from."""
+    keys = np.array(sequence.ids[:length], dtype=np.int64)
+    for span in _spans(sequence):
+        rows = span.overlap(0, length)
+        digest = hashlib.blake2b(repr(span.pixels.key).encode(), digest_size=7).digest()
+        places = np.fromiter(rows, dtype=np.int64)
+        keys[[span.positions[row] for row in rows]] = -1 - places - int.from_bytes(digest)
+    return keys
+
+
 def _row(sequence: Sequence) -> Row:
     if not isinstance(sequence.draws, Row):
         sequence.draws = Row(
             sequence.sampling, sequence.prompt_ids, sequence.output_ids, sequence.stop_ids
         )
     return sequence.draws
-
-
-def _choose_context(options: EngineOptions, checkpoint: Checkpoint, token_bytes: int) -> int:
-    """Tokens per slot: what was asked for, or what the model and the memory allow."""
-    longest, device = checkpoint.max_length, checkpoint.model.device
-    if options.context_length is not None:
-        if options.context_length > longest:
-            raise ConfigurationError(f"the model's context length is {longest} at most")
-        return options.context_length
-    if device.type != "cuda":
-        return min(longest, _CPU_CONTEXT)
-    free_bytes = torch.cuda.mem_get_info(device)[0] * _CUDA_SHARE
-    return min(longest, int(free_bytes / (token_bytes * options.slots)))

@@ -86,6 +86,8 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._features: OrderedDict[Key, torch.Tensor] = OrderedDict()
+        self.encoded = 0
+        """Pictures that went through the vision tower since the start."""
 
     def get(self, pixels: Pixels) -> torch.Tensor:
         """Return a picture's features `[tokens, hidden]`, encoding it unless they are here."""
@@ -94,6 +96,7 @@ class FeatureCache:
             self._features.move_to_end(pixels.key)
             return features
         features = self._encode(pixels)
+        self.encoded += 1
         self._features[pixels.key] = features
         self._bytes += features.nbytes
         while self._bytes > self._max_bytes and len(self._features) > 1:

@@ -1,4 +1,4 @@
-"""One forward pass of the model over slots of the cache: prefill a row, or decode several.
+"""One forward pass of the model over rows of the cache, for any mixture of prompts and answers.
 
 Owns the model and its cache, and turns ids and picture features into logits. Knows slots and
 positions, not sequences: who sits where is the engine's business.
@@ -6,96 +6,134 @@ positions, not sequences: who sits where is the engine's business.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from workers.engines.cache import Layers, SlotCache
-from workers.engines.compiled import MIN_ROWS, Compiled
+from workers.engines.compiled import MIN_TOKENS, Compiled
 from workers.engines.pictures import FeatureCache, Span
+from workers.engines.plan import make_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Ids of one row from position `start` on; `is_asked` if logits of the last are wanted."""
+
+    slot: int
+    ids: Sequence[int]
+    start: int
+    is_asked: bool = True
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """Length of the row after the pass."""
+        return self.start + len(self.ids)
 
 
 class Runner:
     """Runs a transformers model against a slot cache."""
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+        self.features = FeatureCache(model)
         self._model = model
         self._cache = cache
         self._embed = model.get_input_embeddings()
         self._device = model.device
+        self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._compiled: Compiled | None = None
         self._layers: Layers = []
         self._span = torch.zeros(cache.get_max_length(), dtype=torch.uint8)
-        self.features = FeatureCache(model)
 
     def switch_over(self, compiled: Compiled) -> None:
-        """Decode with compiled code from now on; safe to call from another thread."""
+        """Run compiled code from now on; safe to call from another thread."""
         self._compiled = compiled
 
-    @property
-    def least_rows(self) -> int:
-        """Rows that `decode` computes at least, from slot 0 on; 0 if any one row will do."""
-        return MIN_ROWS if self._compiled else 0
+    @torch.inference_mode()
+    def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Run all pieces in one pass; return `[asked, vocab]`, a row for each that is asked."""
+        compiled = self._compiled if self._cache.is_laid_out else None
+        kept, first = [], 0
+        for piece in pieces:
+            first += len(piece.ids)
+            if piece.is_asked:
+                kept.append(first - 1)
+        if compiled is not None:
+            pieces = self._pad(pieces, first)
+        slots = [piece.slot for piece in pieces for _ in piece.ids]
+        positions = list(chain.from_iterable(range(each.start, each.stop) for each in pieces))
+        embeddings = self._embed_all(pieces)
+        if compiled is not None:
+            return self._run_compiled(compiled, embeddings, slots, positions, kept)
+        return self._run_eagerly(embeddings, slots, positions, kept)
 
     @torch.inference_mode()
-    def prefill(
-        self, slot: int, ids: list[int], start: int, spans: tuple[Span, ...]
-    ) -> torch.Tensor:
-        """Run one row's ids from position `start` on; return the last one's logits `[1, vocab]`."""
-        stop = start + len(ids)
-        embeddings = self._embed(torch.tensor([ids], device=self._device))
-        for span in spans:
-            rows = span.overlap(start, stop)
-            if rows:
-                features = self.features.get(span.pixels)[rows.start : rows.stop]
-                places = [span.positions[row] - start for row in rows]
-                embeddings[0, places] = features.to(embeddings)
-        return self._forward(slot, embeddings, torch.tensor([start], device=self._device), stop)
-
-    @torch.inference_mode()
-    def decode(self, first: int, ids: list[int], starts: list[int]) -> torch.Tensor:
-        """Run one id in each row from slot `first` on, at its position; return `[rows, vocab]`."""
-        stop = max(starts) + 1
-        if self._compiled is not None and first == 0 and stop > 1:
-            return self._decode_compiled(self._compiled, ids, starts)
-        embeddings = self._embed(torch.tensor(ids, device=self._device)[:, None])
-        return self._forward(first, embeddings, torch.tensor(starts, device=self._device), stop)
-
-    @torch.inference_mode()
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy a row of the cache to another slot."""
-        self._cache.move(source, target, tokens)
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first positions of a row of the cache to another slot."""
+        self._cache.copy(source, target, tokens)
 
     @torch.inference_mode()
     def clear(self, slot: int) -> None:
         """Wipe a row of the cache."""
         self._cache.clear(slot)
 
-    def _decode_compiled(
-        self, compiled: Compiled, ids: list[int], starts: list[int]
+    def give_back(self, slot: int) -> None:
+        """Give the memory of a row of the cache back to the system."""
+        self._cache.give_back(slot)
+
+    def _pad(self, pieces: Sequence[Piece], tokens: int) -> Sequence[Piece]:
+        missing = MIN_TOKENS - tokens
+        return pieces if missing <= 0 else [*pieces, Piece(self._cache.spare, [0] * missing, 0)]
+
+    def _embed_all(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Embed ids, and put pictures' features in their places: `[1, tokens, hidden]`."""
+        ids = list(chain.from_iterable(piece.ids for piece in pieces))
+        embeddings: torch.Tensor = self._embed(torch.tensor([ids], device=self._device))
+        first = 0
+        for piece in pieces:
+            for span in piece.spans:
+                rows = span.overlap(piece.start, piece.stop)
+                if rows:
+                    features = self.features.get(span.pixels)[rows.start : rows.stop]
+                    places = [first + span.positions[row] - piece.start for row in rows]
+                    embeddings[0, places] = features.to(embeddings)
+            first += len(piece.ids)
+        return embeddings
+
+    def _run_eagerly(
+        self, embeddings: torch.Tensor, slots: list[int], positions: list[int], kept: list[int]
     ) -> torch.Tensor:
-        """Decode; a row that is missing up to `MIN_ROWS` belongs to nobody and gets anything."""
-        rows, spare = len(ids), [0] * (MIN_ROWS - len(ids))
+        plan = make_plan(slots, positions, self._device)
+        keep = torch.tensor(kept or [0], device=self._device)
+        arguments: dict[str, Any] = {"logits_to_keep": keep} if self._selects else {}
+        with plan.in_use():
+            output = self._model(
+                inputs_embeds=embeddings,
+                position_ids=plan.positions[None],
+                past_key_values=self._cache,
+                use_cache=True,
+                **arguments,
+            )
+        logits: torch.Tensor = output.logits[0] if self._selects else output.logits[0, keep]
+        return logits[: len(kept)]
+
+    def _run_compiled(
+        self,
+        compiled: Compiled,
+        embeddings: torch.Tensor,
+        slots: list[int],
+        positions: list[int],
+        kept: list[int],
+    ) -> torch.Tensor:
         if not self._layers:
             self._layers = self._cache.layers_in_use()
-        span = self._span[: max(starts) + 1]
-        logits = compiled(
-            torch.tensor(ids + spare), torch.tensor(starts + spare), span, self._layers
-        )
-        return logits[:rows]
-
-    def _forward(
-        self, first: int, embeddings: torch.Tensor, starts: torch.Tensor, stop: int
-    ) -> torch.Tensor:
-        self._cache.aim(first, starts, stop, embeddings.shape[1])
-        offsets = torch.arange(embeddings.shape[1], device=self._device)
-        arguments: dict[str, Any] = {
-            "inputs_embeds": embeddings,
-            "position_ids": starts[:, None] + offsets,
-            "past_key_values": self._cache,
-            "use_cache": True,
-            "logits_to_keep": 1,
-        }
-        logits: torch.Tensor = self._model(**arguments).logits[:, -1]
-        return logits
+        keep = torch.tensor(kept + [0] * (MIN_TOKENS - len(kept)))
+        stop = max(max(positions) + 1, MIN_TOKENS)
+        where = torch.tensor(slots), torch.tensor(positions), keep, self._span[:stop]
+        return compiled(embeddings, *where, self._layers)[: len(kept)]

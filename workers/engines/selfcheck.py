@@ -15,7 +15,7 @@ from broker.errors import ConfigurationError
 from workers.engines import attention
 from workers.engines.cache import SlotCache
 from workers.engines.pictures import PictureProcessor, Span
-from workers.engines.runner import Runner
+from workers.engines.runner import Piece, Runner
 
 _TOLERANCE = {torch.float32: 0.01}
 _LOW_PRECISION_TOLERANCE = 0.25
@@ -73,10 +73,8 @@ def _plain(model: PreTrainedModel, ids: list[int], spans: tuple[Span, ...]) -> t
 
 
 def _in_pieces(runner: Runner, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
-    """Prefill two chunks beside another row, then decode the last token in a batch of two."""
+    """Prefill in two pieces beside another row, then decode the last token beside it."""
     middle = len(ids) // 2
-    runner.prefill(0, ids[:3], 0, ())
-    runner.prefill(1, ids[:middle], 0, spans)
-    runner.prefill(1, ids[middle:-1], middle, spans)
-    logits = runner.decode(0, [ids[3], ids[-1]], [3, len(ids) - 1])
-    return logits[1].float()
+    runner.run([Piece(1, ids[:middle], 0, False, spans), Piece(0, ids[:3], 0, False)])
+    runner.run([Piece(0, ids[3:4], 3), Piece(1, ids[middle:-1], middle, False, spans)])
+    return runner.run([Piece(0, ids[4:5], 4), Piece(1, ids[-1:], len(ids) - 1)])[1].float()

@@ -1,0 +1,133 @@
+"""Who gets which row, and how many tokens there is room for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from broker.errors import ConfigurationError
+from tests.workers.reference import generate, ids, load, request, run
+from workers.detokenize import Detokenizer
+from workers.engines import memory
+from workers.engines.base import EngineOptions
+from workers.engines.slots import Slots
+from workers.scheduler import Scheduler
+from workers.sequence import Sequence
+
+CPU = torch.device("cpu")
+
+
+def sequence(prompt: range, max_tokens: int = 10) -> Sequence:
+    """A sequence with these ids."""
+    sampling = request("x", "y").sampling
+    detokenizer = Detokenizer(lambda ids: "", (), 0)
+    return Sequence("x", tuple(prompt), sampling, max_tokens, frozenset(), detokenizer)
+
+
+def take(slots: Slots, prompt: range, **options: int) -> tuple[int, int, int, tuple[int, ...]]:
+    """Seat a sequence with these ids; return slot, source, shared, dropped."""
+    seat = slots.take(sequence(prompt, **options), np.array(prompt))
+    assert seat is not None
+    return seat.slot, seat.source if seat.shared else seat.slot, seat.shared, seat.dropped
+
+
+def test_a_longer_prompt_takes_over_the_row_that_holds_its_beginning() -> None:
+    slots = Slots(3, 1000)
+    assert take(slots, range(100)) == (0, 0, 0, ())
+    slots.leave(0, np.arange(90))
+    assert take(slots, range(120)) == (0, 0, 90, ())
+
+
+def test_a_short_common_beginning_is_copied_and_the_row_kept() -> None:
+    slots = Slots(3, 1000)
+    take(slots, range(100))
+    slots.leave(0, np.arange(90))
+    other = range(20)
+    assert take(slots, other)[:3] == (1, 0, 19)
+    assert take(slots, range(90))[:3] == (0, 0, 89)
+
+
+def test_the_last_position_is_always_left_to_compute() -> None:
+    slots = Slots(1, 1000)
+    take(slots, range(50))
+    slots.leave(0, np.arange(60))
+    assert take(slots, range(50))[2] == 49
+
+
+def test_a_row_that_is_still_being_filled_shares_what_it_has() -> None:
+    slots = Slots(2, 1000)
+    first = sequence(range(50))
+    slots.take(first, np.arange(50))
+    first.cached = 30
+    assert take(slots, range(50))[:3] == (1, 0, 30)
+
+
+def test_no_more_tokens_are_promised_than_there_is_memory_for() -> None:
+    slots = Slots(4, 100)
+    assert take(slots, range(30), max_tokens=20)[0] == 0
+    assert take(slots, range(100, 130), max_tokens=10)[0] == 1
+    assert slots.take(sequence(range(5), max_tokens=6), np.arange(5)) is None
+    slots.leave(0, np.arange(35))
+    # The row that was left holds 50 positions; 40 are promised, 40 more asked for: it has to go.
+    assert take(slots, range(200, 220), max_tokens=20)[::3] == (2, (0,))
+
+
+def test_requests_wait_for_memory_and_are_answered_rightly(llama: Path) -> None:
+    engine = load(llama, slots=3, context_length=64)
+    engine._slots = Slots(3, 100)
+    scheduler, expected = Scheduler(engine), {}
+    for number in range(5):
+        each = engine.prepare(request(str(number), f"The {number} foxes", max_tokens=20), {})
+        expected[str(number)] = generate(llama, each)
+        scheduler.add(each)
+    for _ in range(8):
+        scheduler.step()
+    assert scheduler.running == 2
+    assert scheduler.waiting == 3
+    engine = load(llama, slots=3, context_length=64)
+    engine._slots = Slots(3, 100)
+    scheduler = Scheduler(engine)
+    for number in range(5):
+        scheduler.add(
+            engine.prepare(request(str(number), f"The {number} foxes", max_tokens=20), {})
+        )
+    assert {key: ids(value) for key, value in run(scheduler).items()} == expected
+
+
+def test_the_cache_is_sized_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2_000_000)
+    options = EngineOptions("x", slots=16)
+    room = memory.measure(options, CPU, longest=8192, token_bytes=1000)
+    assert (room.context_length, room.tokens) == (1000, 1000)
+    room = memory.measure(options, CPU, longest=50, token_bytes=1000)
+    assert (room.context_length, room.tokens) == (50, 800)
+    assert "800 tokens" in str(room)
+    with pytest.raises(ConfigurationError, match="16 slots of 1500 tokens do not fit"):
+        memory.measure(EngineOptions("x", context_length=1500), CPU, 8192, 1000)
+    with pytest.raises(ConfigurationError, match="2048 at most"):
+        memory.measure(EngineOptions("x", context_length=4096), CPU, 2048, 1000)
+
+
+def test_running_out_of_memory_ends_one_request_with_a_clear_error(llama: Path) -> None:
+    engine = load(llama, chunk_tokens=100)
+    good = engine.prepare(request("good", "The quick brown fox", max_tokens=9), {})
+    bad = engine.prepare(request("bad", "zebra " * 20, max_tokens=9), {})
+    expected = generate(llama, good)
+
+    def exhaust(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if inputs[0].shape[1] > len(good.prompt_ids) + 5:
+            torch.empty(1 << 50)
+
+    hook = engine._runner._model.get_input_embeddings().register_forward_hook(exhaust)
+    scheduler = Scheduler(engine)
+    scheduler.add(good)
+    scheduler.add(bad)
+    outputs = run(scheduler)
+    hook.remove()
+    assert ids(outputs["good"]) == expected
+    error = outputs["bad"][-1].error
+    assert error is not None
+    assert "ran out of memory" in error.message

@@ -1,0 +1,77 @@
+"""How many tokens a device has memory for: what the cache of keys and values is sized by.
+
+Measured when the weights are loaded. On a CPU the cache takes memory only as it is used, so there
+may be more slots than would fit at full length; on an accelerator all of it is taken at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from broker.errors import ConfigurationError
+from workers.engines.base import EngineOptions
+
+_CPU_CONTEXT = 4096
+"""Default context length on a CPU, where prefilling more takes minutes."""
+_CPU_SHARE, _CUDA_SHARE = 0.5, 0.8
+"""Shares of the free memory that keys and values may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Longest sequence, and positions of all sequences together; bytes of one position."""
+
+    context_length: int
+    tokens: int
+    token_bytes: int
+
+    def __str__(self) -> str:
+        size = self.tokens * self.token_bytes / 2**30
+        return f"{self.tokens} tokens together ({size:.2f} GiB, {self.token_bytes} bytes each)"
+
+
+def measure(options: EngineOptions, device: torch.device, longest: int, token_bytes: int) -> Room:
+    """Size the cache for a model that takes sequences of up to `longest` tokens.
+
+    Raises:
+        ConfigurationError: the context length asked for is beyond the model or the memory.
+    """
+    wanted = options.context_length
+    if wanted is not None and wanted > longest:
+        raise ConfigurationError(f"the model's context length is {longest} at most")
+    free = free_bytes(device)
+    if device.type == "cpu":
+        fits = int(free * _CPU_SHARE) // token_bytes
+        length = wanted or min(longest, _CPU_CONTEXT, fits)
+    else:
+        fits = int(free * _CUDA_SHARE) // token_bytes
+        length = wanted or min(longest, fits // options.slots)
+        fits = fits if length * options.slots <= fits else 0
+    if not 1 < length <= fits:
+        raise ConfigurationError(
+            f"{options.slots} slots of {length} tokens do not fit into the memory that is free on "
+            f"{device}: {free / 2**30:.1f} GiB, {token_bytes} bytes a token. Give fewer slots "
+            "(--limit-model-concurrency) or a shorter --context-length."
+        )
+    return Room(length, min(fits, length * options.slots), token_bytes)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; of a container's memory, what its limit leaves."""
+    if device.type != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
+    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    free = next(int(kib) * 1024 for name, kib, *_ in fields if name == "MemAvailable:")
+    return min(free, _free_in_container() or free)
+
+
+def _free_in_container() -> int | None:
+    limits = Path("/sys/fs/cgroup")
+    try:
+        limit = int((limits / "memory.max").read_text())
+        return max(0, limit - int((limits / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return None

@@ -1,0 +1,351 @@
+// Attention over a slot cache for a flat list of tokens: `heliograph::attend` on a CPU.
+//
+// A single token (decoding) streams its row's keys and values once, in the cache's own number
+// format. Tokens of one row in order (a prompt) are taken in panels that share what they read.
+// Neither looks further than a token's own position, and the order of sums of a token does not
+// depend on what runs beside it.
+
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <omp.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace {
+
+constexpr int64_t kLanes = 16;                // floats in a register
+constexpr int64_t kParts = 3;                 // registers across a panel
+constexpr int64_t kPanel = kParts * kLanes;   // queries of a prompt that are computed together
+constexpr int64_t kKeys = 4, kValues = 8;     // what is kept in registers beside a panel's sums
+constexpr int64_t kAhead = 48;  // positions; measured with a cache larger than the processor's
+constexpr float kNever = -1e30f;  // a score that takes no weight
+
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int Ints __attribute__((vector_size(kLanes * sizeof(int))));
+
+inline float widen(float x) { return x; }
+inline float widen(at::BFloat16 x) { return std::bit_cast<float>(uint32_t{x.x} << 16); }
+inline float widen(at::Half x) { return static_cast<float>(x); }
+
+// Asks for memory that is needed soon: rows are too short for the processor to see them coming.
+template <typename T>
+inline void prefetch(const T* start, int64_t count) {
+  for (const T* line = start; line < start + count; line += 64 / sizeof(T)) __builtin_prefetch(line);
+}
+
+// Tokens of one row at consecutive positions, the first of them at `position`.
+struct Run {
+  int64_t first, count, slot, position;
+};
+
+struct Task {
+  int64_t heads, kv_heads, groups, dim, value_dim;
+  int64_t query_head, query_token;
+  int64_t key_row, key_head, key_place, value_row, value_head, value_place;
+  int64_t mask_token;  // 0: every token sees all positions up to its own
+  float scale, softcap;
+  const bool* mask;
+  const float* sinks;
+};
+
+// Scores to weights that sum to one, for positions `first` to `length`.
+void soften(const Task& task, const bool* seen, const float* sink, int64_t first, int64_t length,
+            float* scores) {
+  if (task.softcap > 0)
+    for (int64_t j = first; j < length; ++j)
+      scores[j] = task.softcap * std::tanh(scores[j] / task.softcap);
+  if (seen)
+    for (int64_t j = first; j < length; ++j) scores[j] = seen[j] ? scores[j] : kNever;
+  float top = sink ? *sink : kNever;
+  for (int64_t j = first; j < length; ++j) top = std::max(top, scores[j]);
+  float sum = sink ? std::exp(*sink - top) : 0;
+  for (int64_t j = first; j < length; ++j) sum += scores[j] = std::exp(scores[j] - top);
+  const float factor = 1 / sum;
+  for (int64_t j = first; j < length; ++j) scores[j] *= factor;
+}
+
+inline const bool* mask_of(const Task& task, int64_t token) {
+  return task.mask_token ? task.mask + token * task.mask_token : nullptr;
+}
+
+inline int64_t first_seen(const bool* seen, int64_t length) {
+  int64_t first = 0;
+  if (seen)
+    while (first < length - 1 && !seen[first]) ++first;
+  return first;
+}
+
+// One token, one key head. DIM is the size of a head, 0 if it is none of the common ones.
+template <typename T, int64_t DIM>
+void attend_token(const Task& task, const Run& run, int64_t token, int64_t head, const T* query,
+                  const T* keys, const T* values, std::vector<float>& scratch, T* output) {
+  const int64_t dim = DIM ? DIM : task.dim, value_dim = DIM ? DIM : task.value_dim;
+  const int64_t length = run.position + token - run.first + 1, groups = task.groups;
+  const bool* seen = mask_of(task, token);
+  const int64_t first = first_seen(seen, length);
+  scratch.resize((groups + 1) * dim + value_dim + groups * length);
+  float *wide = scratch.data(), *key = wide + groups * dim, *total = key + dim;
+  float* scores = total + value_dim;
+  query += token * task.query_token + head * groups * task.query_head;
+  keys += run.slot * task.key_row + head * task.key_head;
+  values += run.slot * task.value_row + head * task.value_head;
+  output += (token * task.heads + head * groups) * value_dim;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t d = 0; d < dim; ++d)
+      wide[g * dim + d] = widen(query[g * task.query_head + d]) * task.scale;
+  for (int64_t j = first; j < length; ++j) {
+    const T* narrow = keys + j * task.key_place;
+    prefetch(narrow + kAhead * task.key_place, dim);
+    prefetch(values + j * task.value_place, value_dim);
+    for (int64_t d = 0; d < dim; ++d) key[d] = widen(narrow[d]);
+    for (int64_t g = 0; g < groups; ++g) {
+      float sum = 0;
+      for (int64_t d = 0; d < dim; ++d) sum += wide[g * dim + d] * key[d];
+      scores[g * length + j] = sum;
+    }
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    float* weights = scores + g * length;
+    const float* sink = task.sinks ? task.sinks + head * groups + g : nullptr;
+    soften(task, seen, sink, first, length, weights);
+    const auto add = [&](float* sums) {
+      for (int64_t d = 0; d < value_dim; ++d) sums[d] = 0;
+      for (int64_t j = first; j < length; ++j) {
+        const T* value = values + j * task.value_place;
+        for (int64_t d = 0; d < value_dim; ++d) sums[d] += weights[j] * widen(value[d]);
+      }
+      for (int64_t d = 0; d < value_dim; ++d) output[g * value_dim + d] = static_cast<T>(sums[d]);
+    };
+    if constexpr (DIM != 0) {
+      float local[DIM];  // stays in registers
+      add(local);
+    } else {
+      add(total);
+    }
+  }
+}
+
+// What a panel of a run's queries needs; a lane is one head of one token.
+template <int64_t DIM>
+struct Panel {
+  Lanes query[DIM][kParts];
+  Lanes output[DIM][kParts];
+  float keys[kKeys][DIM];
+  Lanes factor[kParts], sinks[kParts];
+  Ints own[kParts];  // how many positions the lane's token may see
+  int64_t token[kPanel];
+  const bool* seen[kPanel];
+};
+
+// e to the power of numbers that are not positive, to float's precision.
+inline Lanes exp_lanes(Lanes x) {
+  const Lanes power = x * 1.44269504f;
+  const Lanes bounded = power > -126.0f ? power : power * 0.0f - 126.0f;
+  const Ints whole = __builtin_convertvector(bounded - 0.5f, Ints);
+  const Lanes f = bounded - __builtin_convertvector(whole, Lanes);
+  const Lanes fraction =
+      ((((1.33335581e-3f * f + 9.61812911e-3f) * f + 5.55041087e-2f) * f + 2.40226507e-1f) * f +
+       6.93147181e-1f) * f + 1.0f;
+  return fraction * std::bit_cast<Lanes>((whole + 127) << 23);
+}
+
+// Scores of lanes `[position]` to weights, and the factor that makes their sum one.
+template <int64_t DIM>
+void soften(const Task& task, const Panel<DIM>& panel, int64_t part, const Lanes& sinks,
+            int64_t first, int64_t length, Lanes (*scores)[kParts], Lanes& factor) {
+  const Ints own = panel.own[part];
+  int64_t least = length;
+  for (int64_t i = 0; i < kLanes; ++i) least = std::min<int64_t>(least, own[i]);
+  Lanes top = sinks;
+  for (int64_t j = first; j < length; ++j) {
+    Lanes score = scores[j][part];
+    if (task.softcap > 0)
+      for (int64_t i = 0; i < kLanes; ++i)
+        score[i] = task.softcap * std::tanh(score[i] / task.softcap);
+    if (task.mask_token)
+      for (int64_t i = 0; i < kLanes; ++i)
+        score[i] = j < own[i] && panel.seen[part * kLanes + i][j] ? score[i] : kNever;
+    else if (j >= least)
+      score = own > static_cast<int>(j) ? score : score * 0.0f + kNever;
+    top = score > top ? score : top;
+    scores[j][part] = score;
+  }
+  Lanes sum = task.sinks ? exp_lanes(sinks - top) : Lanes{};
+  for (int64_t j = first; j < length; ++j) sum += scores[j][part] = exp_lanes(scores[j][part] - top);
+  factor = 1.0f / sum;
+}
+
+// Up to kPanel queries of a run, counted through its tokens and their heads, and one key head.
+template <typename T, int64_t DIM>
+void attend_panel(const Task& task, const Run& run, int64_t start, int64_t head, const T* query,
+                  const T* keys, const T* values, std::vector<float>& scratch, T* output) {
+  const int64_t groups = task.groups, lanes = std::min(kPanel, run.count * groups - start);
+  const int64_t length = run.position + (start + lanes - 1) / groups + 1;
+  const int64_t padded = (length + kKeys - 1) / kKeys * kKeys;
+  constexpr int64_t kPanelFloats = (sizeof(Panel<DIM>) + sizeof(Lanes)) / sizeof(float);
+  scratch.resize(kPanelFloats + padded * kPanel + kLanes);
+  const auto base = reinterpret_cast<uintptr_t>(scratch.data());
+  float* scores = scratch.data() + (-base % sizeof(Lanes)) / sizeof(float);
+  auto& panel = *reinterpret_cast<Panel<DIM>*>(scores + padded * kPanel);
+  query += head * groups * task.query_head;
+  keys += run.slot * task.key_row + head * task.key_head;
+  values += run.slot * task.value_row + head * task.value_head;
+  int64_t first = length - 1;
+  for (int64_t i = 0; i < kPanel; ++i) {
+    const int64_t row = start + std::min(i, lanes - 1), place = row / groups, g = row % groups;
+    panel.token[i] = run.first + place;
+    const int64_t own = run.position + place + 1;
+    panel.own[i / kLanes][i % kLanes] = static_cast<int>(own);
+    panel.seen[i] = mask_of(task, panel.token[i]);
+    first = std::min(first, first_seen(panel.seen[i], own));
+    panel.sinks[i / kLanes][i % kLanes] = task.sinks ? task.sinks[head * groups + g] : kNever;
+    const T* narrow = query + panel.token[i] * task.query_token + g * task.query_head;
+    for (int64_t d = 0; d < DIM; ++d)
+      panel.query[d][i / kLanes][i % kLanes] = widen(narrow[d]) * task.scale;
+  }
+  first = first / kKeys * kKeys;
+  for (int64_t j = first; j < length; j += kKeys) {
+    for (int64_t i = 0; i < kKeys; ++i) {
+      const T* key = keys + std::min(j + i, length - 1) * task.key_place;
+      for (int64_t d = 0; d < DIM; ++d) panel.keys[i][d] = widen(key[d]);
+    }
+    Lanes sums[kKeys][kParts] = {};
+    for (int64_t d = 0; d < DIM; ++d)
+      for (int64_t i = 0; i < kKeys; ++i)
+        for (int64_t part = 0; part < kParts; ++part)
+          sums[i][part] += panel.query[d][part] * panel.keys[i][d];
+    __builtin_memcpy(scores + j * kPanel, sums, sizeof(sums));
+  }
+  auto* weights = reinterpret_cast<Lanes(*)[kParts]>(scores);
+  for (int64_t part = 0; part < kParts; ++part)
+    soften(task, panel, part, panel.sinks[part], first, length, weights, panel.factor[part]);
+  for (int64_t d = 0; d < DIM; d += kValues) {
+    Lanes sums[kValues][kParts] = {};
+    for (int64_t j = first; j < length; ++j) {
+      const T* narrow = values + j * task.value_place + d;
+      float value[kValues];
+      for (int64_t i = 0; i < kValues; ++i) value[i] = widen(narrow[i]);
+      for (int64_t i = 0; i < kValues; ++i)
+        for (int64_t part = 0; part < kParts; ++part) sums[i][part] += weights[j][part] * value[i];
+    }
+    __builtin_memcpy(panel.output[d], sums, sizeof(sums));
+  }
+  for (int64_t i = 0; i < lanes; ++i) {
+    T* out = output + (panel.token[i] * task.heads + head * groups + (start + i) % groups) * DIM;
+    for (int64_t d = 0; d < DIM; ++d)
+      out[d] = static_cast<T>(panel.output[d][i / kLanes][i % kLanes] *
+                              panel.factor[i / kLanes][i % kLanes]);
+  }
+}
+
+struct Item {
+  const Run* run;
+  int64_t start, head;
+};
+
+template <typename T, int64_t DIM>
+void attend_all(const Task& task, const std::vector<Run>& runs, const T* query, const T* keys,
+                const T* values, T* output) {
+  std::vector<Item> items;
+  for (const Run& run : runs) {
+    const bool panels = DIM != 0 && run.count > 1;
+    const int64_t rows = panels ? run.count * task.groups : run.count;
+    for (int64_t start = 0; start < rows; start += panels ? kPanel : 1)
+      for (int64_t head = 0; head < task.kv_heads; ++head) items.push_back({&run, start, head});
+  }
+#pragma omp parallel if (items.size() > 1)
+  {
+    std::vector<float> scratch;
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < items.size(); ++i) {
+      const auto& [run, start, head] = items[i];
+      if constexpr (DIM != 0) {
+        if (run->count > 1) {
+          attend_panel<T, DIM>(task, *run, start, head, query, keys, values, scratch, output);
+          continue;
+        }
+      }
+      attend_token<T, DIM>(task, *run, run->first + start, head, query, keys, values, scratch, output);
+    }
+  }
+}
+
+std::vector<Run> find_runs(const int64_t* slots, const int64_t* positions, int64_t tokens) {
+  std::vector<Run> runs;
+  for (int64_t n = 0; n < tokens; ++n) {
+    if (!runs.empty()) {
+      Run& last = runs.back();
+      if (slots[n] == last.slot && positions[n] == last.position + last.count) {
+        ++last.count;
+        continue;
+      }
+    }
+    runs.push_back({n, 1, slots[n], positions[n]});
+  }
+  return runs;
+}
+
+at::Tensor attend(const at::Tensor& query_, const at::Tensor& keys, const at::Tensor& values,
+                  const at::Tensor& mask_, const at::Tensor& slots_, const at::Tensor& positions_,
+                  double scale, double softcap, const std::optional<at::Tensor>& sinks_) {
+  const at::Tensor query = query_.stride(3) == 1 ? query_ : query_.contiguous();
+  const at::Tensor mask = mask_.contiguous(), slots = slots_.contiguous();
+  const at::Tensor positions = positions_.contiguous();
+  const at::Tensor sinks = sinks_ ? sinks_->to(at::kFloat).contiguous() : at::Tensor();
+  const int64_t heads = query.size(1), tokens = query.size(2), kv_heads = keys.size(1);
+  const Task task{
+      .heads = heads,
+      .kv_heads = kv_heads,
+      .groups = heads / kv_heads,
+      .dim = query.size(3),
+      .value_dim = values.size(3),
+      .query_head = query.stride(1),
+      .query_token = query.stride(2),
+      .key_row = keys.stride(0),
+      .key_head = keys.stride(1),
+      .key_place = keys.stride(2),
+      .value_row = values.stride(0),
+      .value_head = values.stride(1),
+      .value_place = values.stride(2),
+      .mask_token = mask.size(2) == tokens && mask.size(3) > 1 ? mask.size(3) : 0,
+      .scale = static_cast<float>(scale),
+      .softcap = static_cast<float>(softcap),
+      .mask = mask.const_data_ptr<bool>(),
+      .sinks = sinks.defined() ? sinks.const_data_ptr<float>() : nullptr,
+  };
+  const auto runs =
+      find_runs(slots.const_data_ptr<int64_t>(), positions.const_data_ptr<int64_t>(), tokens);
+  at::Tensor output = at::empty({1, tokens, heads, task.value_dim}, query.options());
+  const auto run_all = [&]<typename T>(const T*) {
+    const auto call = [&]<int64_t DIM>(std::integral_constant<int64_t, DIM>) {
+      attend_all<T, DIM>(task, runs, query.const_data_ptr<T>(), keys.const_data_ptr<T>(),
+                         values.const_data_ptr<T>(), output.mutable_data_ptr<T>());
+    };
+    switch (task.dim == task.value_dim ? task.dim : 0) {
+      case 32: return call(std::integral_constant<int64_t, 32>());
+      case 64: return call(std::integral_constant<int64_t, 64>());
+      case 96: return call(std::integral_constant<int64_t, 96>());
+      case 128: return call(std::integral_constant<int64_t, 128>());
+      case 256: return call(std::integral_constant<int64_t, 256>());
+      default: return call(std::integral_constant<int64_t, 0>());
+    }
+  };
+  switch (query.scalar_type()) {
+    case at::kBFloat16: run_all(static_cast<at::BFloat16*>(nullptr)); break;
+    case at::kHalf: run_all(static_cast<at::Half*>(nullptr)); break;
+    case at::kFloat: run_all(static_cast<float*>(nullptr)); break;
+    default: TORCH_CHECK(false, "attend: no such number format: ", query.scalar_type());
+  }
+  return output;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(heliograph, CPU, library) { library.impl("attend", &attend); }
