@@ -145,10 +145,14 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a finished answer; image tokens count as prompt tokens."""
+    """Token counts of a finished answer; image tokens count as prompt tokens.
+
+    `cached_tokens` of the prompt were not computed again.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ def encode_event(event: Event) -> dict[str, str]:
             fields = {"k": "delta", "d": text, "t": " ".join(map(str, ids))}
             return fields | _encode_logprobs(logprobs)
         case End(_, text, ids, reason, usage, timings, logprobs):
-            counts = f"{usage.prompt_tokens} {usage.completion_tokens}"
+            counts = f"{usage.prompt_tokens} {usage.completion_tokens} {usage.cached_tokens}"
             times = f"{timings.queued_s:.4f} {timings.first_token_s:.4f} {timings.total_s:.4f}"
             joined = " ".join(map(str, ids))
             fields = {"k": "end", "d": text, "t": joined, "r": reason, "u": counts, "s": times}
@@ -248,14 +252,13 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
             case "delta":
                 return Delta(event_id, fields["d"], _ids(fields["t"]), _decode_logprobs(fields))
             case "end":
-                prompt, completion = map(int, fields["u"].split())
                 queued, first, total = map(float, fields["s"].split())
                 return End(
                     event_id,
                     fields["d"],
                     _ids(fields["t"]),
                     fields["r"],  # type: ignore[arg-type]
-                    Usage(prompt, completion),
+                    Usage(*map(int, fields["u"].split())),
                     Timings(queued, first, total),
                     _decode_logprobs(fields),
                 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from workers.engines.base import Batch
 
-STRETCH = 2.5
-"""Readers notice pauses of three times the usual; this leaves something to chance."""
+STRETCH = 2.0
+"""Readers notice pauses of three times the usual; the machine does other things besides."""
 LEAST_TOKENS = 16
 UNDISTURBED = 8
 """Factor for prompts when they are alone, and at most when they outnumber the answers."""

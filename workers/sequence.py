@@ -27,10 +27,11 @@ def _no_bytes(token_id: int) -> bytes:
 class Sequence:
     """A request's tokens: `prompt_ids`, then what has been generated.
 
-    `cached` counts the leading ids whose keys and values the engine holds; `slot` is the engine's
-    place for them, or None; `payload` is what else it needs, such as pixels, and `draws` what it
-    keeps for sampling. `stop_ids` are the tokens that end this answer. `spell` gives the bytes that
-    a token stands for. `tail` is text that was held back until the answer ended.
+    `cached` counts the leading ids whose keys and values the engine holds, `reused` those that it
+    held before this sequence came. `slot` is the engine's place for them, or None; `payload` is
+    what else it needs, such as pixels, and `draws` what it keeps for sampling. `stop_ids` are the
+    tokens that end this answer. `spell` gives the bytes that a token stands for. `tail` is text
+    that was held back until the answer ended.
     """
 
     request_id: str
@@ -46,6 +47,7 @@ class Sequence:
     stop_ids: frozenset[int] = field(init=False)
     draws: object = None
     cached: int = 0
+    reused: int = 0
     slot: int | None = None
     finish_reason: FinishReason | None = None
     tail: str = ""
@@ -63,7 +65,8 @@ class Sequence:
     @property
     def usage(self) -> Usage:
         """Tokens so far; image tokens count as prompt tokens."""
-        return Usage(len(self.prompt_ids), len(self.output_ids))
+        prompt = len(self.prompt_ids)
+        return Usage(prompt, len(self.output_ids), min(self.reused, prompt))
 
     def append(self, token_id: int) -> str:
         """Take a generated token, find out whether it ends the answer, return the new text."""

@@ -151,7 +151,12 @@ def test_every_event_carries_the_id_that_the_log_gave_it(
     assert lo == ("1-3", chunk({"content": "lo\n"}))
     assert end == ("1-4", chunk({"content": "end"}))
     assert finish == ("1-4", chunk({}, "stop"))
-    counts = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    counts = {
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "total_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert usage == ("1-4", {**shared, "choices": [], "usage": counts})
     assert done == (None, "[DONE]")
 

@@ -74,6 +74,7 @@ def test_the_next_turn_computes_only_what_is_new(
     assert answer(engine, second) == expected
     new = len(second.prompt_ids) - len(first.prompt_ids)
     assert watch.take() <= new + 7
+    assert second.usage.cached_tokens >= len(first.prompt_ids)
 
     again = engine.prepare(turns("3", (STORY,), (said,), ("And then?",)), {})
     assert answer(engine, again) == expected

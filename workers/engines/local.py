@@ -81,7 +81,7 @@ class LocalEngine:
             self._runner.copy(seat.source, seat.slot, seat.shared)
         for slot in seat.dropped:
             self._runner.give_back(slot)
-        sequence.slot, sequence.cached = seat.slot, seat.shared
+        sequence.slot, sequence.cached, sequence.reused = seat.slot, seat.shared, seat.shared
         return True
 
     def step(self, batch: Batch) -> list[Sampled | None]:
