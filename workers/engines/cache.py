@@ -127,6 +127,7 @@ class SlotCache(Cache):
         # full length, and what a slot has taken can be given back.
         row_bytes = math.prod(shape[1:]) * states.element_size()
         pages = mmap.mmap(-1, rows * row_bytes)
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
         self._pages.append((pages, row_bytes))
         return torch.frombuffer(pages, dtype=states.dtype).view(shape)

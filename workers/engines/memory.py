@@ -6,6 +6,7 @@ may be more slots than would fit at full length; on an accelerator all of it is 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +64,16 @@ def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device; of a container's memory, what its limit leaves."""
     if device.type != "cpu":
         return torch.cuda.mem_get_info(device)[0]
-    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    free = next(int(kib) * 1024 for name, kib, *_ in fields if name == "MemAvailable:")
+    free = _available()
     return min(free, _free_in_container() or free)
+
+
+def _available() -> int:
+    try:
+        fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        return next(int(kib) * 1024 for name, kib, *_ in fields if name == "MemAvailable:")
+    except OSError:  # not Linux: half of what there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _free_in_container() -> int | None:

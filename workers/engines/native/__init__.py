@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -165,7 +166,10 @@ def _fingerprint() -> str:
 
 def _processor() -> str:
     """What the code is compiled for: the features of this machine's processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
