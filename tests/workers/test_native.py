@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -87,3 +89,8 @@ def test_a_tokens_attention_does_not_depend_on_what_runs_beside_it() -> None:
                 query[:, :, run], keys, values, mask, slots[run], positions[run], 0.1, None, None
             )
             assert torch.equal(alone, all_of[:, run])
+
+
+def test_loading_the_operators_leaves_the_smallest_numbers_alone() -> None:
+    assert sys.float_info.min / 4 > 0
+    assert torch.tensor(1e-40).mul(0.5).item() > 0

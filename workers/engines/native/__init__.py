@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from broker.errors import ConfigurationError
 
 _FOLDER = Path(__file__).parent
 _FORMATS = (torch.bfloat16, torch.float16, torch.float32)
-_FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
 _loaded = False
 
 torch.library.define(
@@ -160,8 +161,9 @@ def _sources() -> list[Path]:
 
 
 def _fingerprint() -> str:
-    facts = (*(each.read_text() for each in _sources()), torch.__version__, _processor())
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:20]
+    files = (Path(__file__), *_sources())
+    texts = [*(each.read_text() for each in files), torch.__version__, _processor()]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:20]
 
 
 def _processor() -> str:
@@ -178,15 +180,20 @@ def _compile(path: Path) -> None:
     if command is None:
         raise ConfigurationError("there is no C++ compiler here (install g++)")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.so")
     libraries = Path(torch.__file__).parent / "lib"
-    includes = (f"-I{folder}" for folder in cpp_extension.include_paths())
-    files = [*map(str, _sources()), "-o", str(fresh)]
+    includes = [f"-I{folder}" for folder in cpp_extension.include_paths()]
     links = [f"-L{libraries}", "-lc10", "-ltorch", "-ltorch_cpu"]
-    done = subprocess.run(
-        [command, *_FLAGS, *includes, *files, *links], capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        # Linked apart: with -ffast-math the linker would add code that makes the whole process
+        # treat the smallest numbers as zero.
+        _run([command, *_FLAGS, *includes, "-c", *map(str, _sources())], folder)
+        objects = [f"{source.stem}.o" for source in _sources()]
+        _run([command, "-shared", "-fopenmp", *objects, "-o", path.name, *links], folder)
+        (Path(folder) / path.name).replace(path)
+
+
+def _run(command: list[str], folder: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ConfigurationError(f"{command} failed on the operators: {lines[0][:300]}")
-    fresh.replace(path)
+        raise ConfigurationError(f"{command[0]} failed on the operators: {lines[0][:300]}")
