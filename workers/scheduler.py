@@ -116,8 +116,12 @@ class Scheduler:
         yield from [each for each in self._running.values() if not each.is_decoding]
         while self._waiting and len(self._running) < self._engine.slots:
             request_id, sequence = next(iter(self._waiting.items()))
-            if not self._engine.admit(sequence):
-                return
+            try:
+                if not self._engine.admit(sequence):
+                    return
+            except Exception as error:
+                self._fail(sequence, error)
+                continue
             del self._waiting[request_id]
             self._running[request_id] = sequence
             if not sequence.is_decoding:

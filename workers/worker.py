@@ -94,7 +94,10 @@ class BatchWorker(BaseWorker):
         self._publisher.start()
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
             taking = pool.submit(self._take_jobs)
-            self._generation.run()
+            try:
+                self._generation.run()
+            finally:  # an engine that broke must not leave a worker that lives and does nothing
+                self._stopping.set()
         self._publisher.stop(timeout_s=2.0)
         taking.result()
         try:

@@ -9,6 +9,7 @@ from tests.workers.reference import collect, ids, request, run, text
 from workers.engines.base import Batch, EngineOptions, Sampled
 from workers.engines.echo import EchoEngine
 from workers.scheduler import Output, Scheduler
+from workers.sequence import Sequence
 
 
 def echo(slots: int = 2, path: str = "echo") -> EchoEngine:
@@ -151,6 +152,22 @@ def test_an_error_meant_for_the_sender_is_passed_on() -> None:
     error = run(scheduler)["1"][-1].error
     assert error is not None
     assert error.message == "not like this"
+
+
+def test_a_request_that_cannot_be_admitted_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = echo()
+    scheduler = Scheduler(engine)
+
+    def admit(sequence: Sequence) -> bool:
+        if sequence.request_id == "2":
+            raise MemoryError("no room to copy to")
+        return True
+
+    monkeypatch.setattr(engine, "admit", admit)
+    add(scheduler, engine, "1", "2", "3")
+    outputs = run(scheduler)
+    assert outputs["2"][-1].error is not None
+    assert [outputs[name][-1].finish_reason for name in ("1", "3")] == ["stop", "stop"]
 
 
 def test_a_long_prompt_does_not_hold_up_running_answers() -> None:

@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 Compiled = Callable[..., Tensor]
 """A `Pass` as a function; see there."""
 
-MODES = ("auto", "off", "now")
 MIN_TOKENS = 2
 """Compiled code takes no fewer tokens, logits or positions: a dimension of one is a constant."""
 MAX_TOKENS = 8192
@@ -52,7 +51,14 @@ _KEPT_FILES = 4
 _PR_SET_PDEATHSIG = 1
 _SOURCES = [
     Path(__file__).parent / name
-    for name in ("compiled.py", "attention.py", "cache.py", "int8.py", "plan.py")
+    for name in (
+        "compiled.py",
+        "attention.py",
+        "cache.py",
+        "int8.py",
+        "native/__init__.py",
+        "plan.py",
+    )
 ]
 
 

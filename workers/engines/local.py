@@ -77,11 +77,12 @@ class LocalEngine:
         seat = self._slots.take(sequence, _keys(sequence, len(sequence.ids)))
         if seat is None:
             return False
+        sequence.slot = seat.slot
         if seat.shared and seat.source != seat.slot:
             self._runner.copy(seat.source, seat.slot, seat.shared)
         for slot in seat.dropped:
             self._runner.give_back(slot)
-        sequence.slot, sequence.cached, sequence.reused = seat.slot, seat.shared, seat.shared
+        sequence.cached = sequence.reused = seat.shared
         return True
 
     def step(self, batch: Batch) -> list[Sampled | None]:
