@@ -20,6 +20,7 @@ from gevent.threadpool import ThreadPool
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
+from broker.errors import HeliographError
 from broker.ports import check_free
 from broker.settings import Settings
 from frontend.api.answer import TICK_S
@@ -114,6 +115,9 @@ class Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Any:
         """Build the application, in the process that serves it."""
         decoders = ThreadPool(DECODERS)
+        hub = gevent.get_hub()
+        # A refused picture is an answer to its sender; gevent would print a traceback besides.
+        hub.NOT_ERROR = (*hub.NOT_ERROR, HeliographError)
         return create_app(self._settings, Service(self._settings, offload=decoders.apply))
 
     def _when_ready(self, _arbiter: object) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from broker import keys
-from tests.frontend.clients import Connection, body, post
+from tests.frontend.clients import Connection, body, data_uri, image_message, post
 from tests.stack import Process, Stack, free_port, until
 
 
@@ -43,6 +43,18 @@ def test_a_signal_ends_the_api_within_seconds_even_with_open_streams(
         assert time.monotonic() - began < 3.0
     until(lambda: stack.info(worker).running == 0, "all slots are free")  # type: ignore[union-attr]
     assert "Traceback" not in process.output
+
+
+def test_a_damaged_picture_leaves_no_traceback_in_the_log(stack: Stack) -> None:
+    stack.echo_worker()
+    api = stack.api()
+    answer = post(
+        api, {"model": "echo", "messages": image_message(data_uri(b"\x89PNG no picture"))}
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_image"
+    until(lambda: " 400 " in process_of(stack).output, "the request is logged")
+    assert "Traceback" not in process_of(stack).output
 
 
 def test_a_busy_port_is_told_in_one_sentence(stack: Stack) -> None:
