@@ -41,7 +41,7 @@ def test_compiled_answers_equal_those_of_each_request_alone(family: str, tmp_pat
     else:
         folder, slots = checkpoints.save_text_model(tmp_path, family, sliding_window=12), 1
     engine = load(folder, slots=slots, compile="now", compile_dir=str(tmp_path / "compiled"))
-    assert engine._runner._compiled
+    assert engine.runner.compiled
     answers_as_alone(engine, folder, images=family == "internvl")
 
 
@@ -50,18 +50,18 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
 ) -> None:
     kept = str(tmp_path / "compiled")
     engine = load(llama, compile="auto", compile_dir=kept)
-    assert engine._runner._compiled is None
+    assert engine.runner.compiled is None
     answers_as_alone(engine, llama)
     sequence = engine.prepare(request("across", "The quick", max_tokens=40), {})
     scheduler, outputs = Scheduler(engine), dict[str, list[Output]]()
     scheduler.add(sequence)
     for _ in range(5):
         collect(scheduler.step(), outputs)
-    until(lambda: engine._runner._compiled, "the compiled step", 180)
+    until(lambda: engine.runner.compiled, "the compiled step", 180)
     outputs["across"] += run(scheduler)["across"]
     assert ids(outputs["across"]) == generate(llama, sequence)
     again = load(llama, compile="auto", compile_dir=kept)
-    assert again._runner._compiled
+    assert again.runner.compiled
     answers_as_alone(again, llama)
 
 
@@ -89,5 +89,5 @@ def test_what_cannot_be_compiled_is_said_and_served_eagerly(
     with caplog.at_level(logging.WARNING):
         engine = load(llama, compile="now", compile_dir=str(tmp_path))
     assert "running without compiled code" in caplog.text
-    assert engine._runner._compiled is None
+    assert engine.runner.compiled is None
     answers_as_alone(engine, llama)

@@ -167,7 +167,7 @@ def test_sampled_answers_do_not_depend_on_what_runs_beside_them(llama: Path) -> 
 def test_a_picture_is_encoded_once_for_all_requests_that_show_it(internvl: Path) -> None:
     engine = load(internvl)
     encoded = []
-    tower = engine._runner._model.get_submodule("model.vision_tower")
+    tower = engine.runner._model.get_submodule("model.vision_tower")
     tower.register_forward_hook(lambda *call: encoded.append(call))
     part, data = picture(1, (20, 20))
     scheduler = Scheduler(engine)
@@ -181,7 +181,7 @@ def test_a_model_that_computes_nan_fails_its_request_and_spoils_no_other(
     llama: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = load(llama, chunk_tokens=100)
-    model = engine._runner._model
+    model = engine.runner._model
     poison = engine.prepare(request("bad", "poison " * 5, max_tokens=9), {})
     spoil = model.get_input_embeddings().register_forward_hook(lambda *call: call[2] * torch.nan)
     scheduler = Scheduler(engine)

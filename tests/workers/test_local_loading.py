@@ -11,7 +11,7 @@ import torch
 from broker.errors import ConfigurationError, ContextLengthExceeded, InvalidImage, InvalidRequest
 from tests.workers import checkpoints
 from tests.workers.reference import load, picture, request, run
-from workers.engines import int8, load_engine, native
+from workers.engines import load_engine, native, packed
 from workers.engines.base import EngineOptions
 from workers.scheduler import Scheduler
 
@@ -71,7 +71,7 @@ def test_loading_progress_rises_to_one_hundred(llama: Path) -> None:
 
 
 def test_eight_bit_weights_work_or_are_refused_clearly(llama: Path, tmp_path: Path) -> None:
-    own = native.has_int8() and native.compiler()
+    own = native.has_linear() and native.compiler()
     if not own and find_spec("torchao") is None:
         with pytest.raises(ConfigurationError, match="torchao"):
             load(llama, load_8bit=True)
@@ -82,18 +82,27 @@ def test_eight_bit_weights_work_or_are_refused_clearly(llama: Path, tmp_path: Pa
     assert run(scheduler)["r"][-1].error is None
 
 
-@pytest.mark.skipif(not native.has_int8() or not native.compiler(), reason="no AVX512_BF16, or g++")
-@pytest.mark.parametrize("outputs", [16, 37, 192])
-def test_an_eight_bit_layer_computes_its_rounded_weights(outputs: int, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not native.has_linear() or not native.compiler(), reason="no AVX512_BF16, or g++"
+)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 16), (64, 37), (198, 192), (576, 1000)])
+def test_a_packed_layer_computes_its_rounded_weights(
+    bits: packed.Bits, inputs: int, outputs: int, tmp_path: Path
+) -> None:
     native.load(tmp_path)
     torch.manual_seed(1)
-    linear = torch.nn.Linear(64, outputs)
-    layer = int8.Int8Linear(linear)
-    scale = linear.weight.abs().amax(dim=1) / 127
-    rounded = (linear.weight / scale[:, None]).round() * scale[:, None]
-    for rows in (1, 2, 7, 40, 130):
-        x = torch.randn(rows, 64).bfloat16()
-        expected = torch.nn.functional.linear(x.float(), rounded, linear.bias)
+    linear = torch.nn.Linear(inputs, outputs)
+    if bits == 16:
+        layer = packed.PackedLinear(linear.bfloat16(), bits)
+        rounded = linear.weight.float()
+    else:
+        layer = packed.PackedLinear(linear, bits)
+        scale = linear.weight.abs().amax(dim=1) / 127
+        rounded = (linear.weight / scale[:, None]).round() * scale[:, None]
+    for rows in (1, 2, 7, 8, 9, 40, 130, 300):
+        x = torch.randn(rows, inputs).bfloat16()
+        expected = torch.nn.functional.linear(x.float(), rounded, linear.bias.float())
         torch.testing.assert_close(layer(x.float()), expected, rtol=0.01, atol=0.01)
         assert layer(x).dtype == torch.bfloat16
         alone = torch.cat([layer(row[None]) for row in x])

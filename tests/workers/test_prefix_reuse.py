@@ -21,13 +21,13 @@ class Watch:
 
     def __init__(self, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens = 0
-        run_pieces = engine._runner.run
+        run_pieces = engine.runner.run
 
         def counted(pieces: list[Piece]) -> object:
             self.tokens += sum(len(piece.ids) for piece in pieces)
             return run_pieces(pieces)
 
-        monkeypatch.setattr(engine._runner, "run", counted)
+        monkeypatch.setattr(engine.runner, "run", counted)
 
     def take(self) -> int:
         """Return the tokens since the last call."""
@@ -111,15 +111,15 @@ def test_a_picture_is_part_of_what_is_compared(
     first = engine.prepare(turns("1", (one, "What is it?")), images)
     assert answer(engine, first) == generate(internvl, first)
     cold = watch.take()
-    encoded = engine._runner.features.encoded
+    encoded = engine.runner.features.encoded
     other_words = engine.prepare(turns("2", (one, "How large is it?")), images)
     assert answer(engine, other_words) == generate(internvl, other_words)
     assert watch.take() < cold - len(first.payload[0].positions)  # type: ignore[index]
-    assert engine._runner.features.encoded == encoded == 1
+    assert engine.runner.features.encoded == encoded == 1
     other_picture = engine.prepare(turns("3", (two, "What is it?")), images)
     assert answer(engine, other_picture) == generate(internvl, other_picture)
     assert watch.take() > cold - 10
-    assert engine._runner.features.encoded == 2
+    assert engine.runner.features.encoded == 2
 
 
 def test_rows_are_given_away_in_the_order_they_were_left(
@@ -144,7 +144,7 @@ def test_rows_are_given_away_in_the_order_they_were_left(
 def test_a_failed_request_leaves_nothing_to_be_shared(llama: Path) -> None:
     engine = load(llama, chunk_tokens=1000)
     spoiled = engine.prepare(request("bad", STORY, max_tokens=9), {})
-    embed = engine._runner._model.get_input_embeddings()
+    embed = engine.runner._model.get_input_embeddings()
     hook = embed.register_forward_hook(lambda *call: call[2] * float("nan"))
     scheduler = Scheduler(engine)
     scheduler.add(spoiled)

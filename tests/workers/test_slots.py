@@ -121,7 +121,7 @@ def test_running_out_of_memory_ends_one_request_with_a_clear_error(llama: Path) 
         if inputs[0].shape[1] > len(good.prompt_ids) + 5:
             torch.empty(1 << 50)
 
-    hook = engine._runner._model.get_input_embeddings().register_forward_hook(exhaust)
+    hook = engine.runner._model.get_input_embeddings().register_forward_hook(exhaust)
     scheduler = Scheduler(engine)
     scheduler.add(good)
     scheduler.add(bad)

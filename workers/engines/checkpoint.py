@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
-from workers.engines import int8, native
+from workers.engines import native, packed
 from workers.engines.base import EngineOptions, Loading
 from workers.engines.pictures import PictureProcessor
 
@@ -74,7 +74,7 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
         torch.set_num_threads(1)
     if options.load_8bit and _has_own_int8(device):
         native.load(Path(options.compile_dir))
-        int8.convert(model)
+        packed.pack(model, bits=8)
     return Checkpoint(
         model=cast(Any, model).eval(),
         tokenizer=tokenizer,
@@ -140,7 +140,7 @@ def _weights(
 
 
 def _has_own_int8(device: torch.device) -> bool:
-    return device.type == "cpu" and native.has_int8() and native.compiler() is not None
+    return device.type == "cpu" and native.has_linear() and native.compiler() is not None
 
 
 def _choose_dtype(name: str, config: Any, path: str, device: torch.device) -> torch.dtype | str:

@@ -29,7 +29,7 @@ import transformers
 from torch import Tensor, nn
 
 from broker.errors import ConfigurationError
-from workers.engines import attention, int8, native
+from workers.engines import attention, native, packed
 from workers.engines.base import EngineOptions
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
@@ -55,8 +55,8 @@ _SOURCES = [
         "compiled.py",
         "attention.py",
         "cache.py",
-        "int8.py",
         "native/__init__.py",
+        "packed.py",
         "plan.py",
     )
 ]
@@ -212,7 +212,7 @@ def _obstacle(options: EngineOptions, model: transformers.PreTrainedModel) -> st
         return f"there is none for {model.device.type}"
     if native.compiler() is None:
         return "there is no C++ compiler here (install g++)"
-    if options.load_8bit and not int8.is_converted(model):
+    if options.load_8bit and not packed.is_packed(model):
         return "these 8-bit weights are not compiled"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if sum(each.nbytes for each in model.parameters()) > _MEMORY_SHARE * memory:
@@ -251,6 +251,8 @@ def compile_to(path: Path, options: EngineOptions) -> None:
     native.load(path.parent)
     model = load_checkpoint(options, lambda percent: None).model
     attention.switch(model)
+    if native.has_linear():
+        packed.pack(model, bits=16)
     whole = Pass(model).eval().requires_grad_(False)
     with torch.no_grad():
         layers = _fresh_layers(model, options)

@@ -54,11 +54,11 @@ class LocalEngine:
         log.info("keys and values: %d slots, %s", self.slots, self.room)
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)
         cache = SlotCache(self.slots, self.context_length)
-        self._runner = Runner(model, cache)
+        self.runner = Runner(model, cache)
         if options.compile != "off":
             settled = replace(options, context_length=self.context_length)
             self._compiler = Compiler(settled, model)
-            self._compiler.start(self._runner.switch_over)
+            self._compiler.start(self.runner.switch_over)
         self._slots = Slots(self.slots, self.room.tokens)
         self._spoiled: set[Sequence] = set()
         progress(100)
@@ -79,9 +79,9 @@ class LocalEngine:
             return False
         sequence.slot = seat.slot
         if seat.shared and seat.source != seat.slot:
-            self._runner.copy(seat.source, seat.slot, seat.shared)
+            self.runner.copy(seat.source, seat.slot, seat.shared)
         for slot in seat.dropped:
-            self._runner.give_back(slot)
+            self.runner.give_back(slot)
         sequence.cached = sequence.reused = seat.shared
         return True
 
@@ -111,13 +111,13 @@ class LocalEngine:
         held = sequence.cached
         if sequence in self._spoiled:
             self._spoiled.remove(sequence)
-            self._runner.clear(slot)
+            self.runner.clear(slot)
             held = 0
         self._slots.leave(slot, _keys(sequence, held))
 
     def _run(self, pieces: list[Piece]) -> torch.Tensor:
         try:
-            return self._runner.run(pieces)
+            return self.runner.run(pieces)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise

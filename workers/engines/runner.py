@@ -47,18 +47,18 @@ class Runner:
         self._embed = model.get_input_embeddings()
         self._device = model.device
         self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._compiled: Compiled | None = None
+        self.compiled: Compiled | None = None
         self._layers: Layers = []
         self._span = torch.zeros(cache.get_max_length(), dtype=torch.uint8)
 
     def switch_over(self, compiled: Compiled) -> None:
         """Run compiled code from now on; safe to call from another thread."""
-        self._compiled = compiled
+        self.compiled = compiled
 
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Run all pieces in one pass; return `[asked, vocab]`, a row for each that is asked."""
-        compiled = self._compiled if self._cache.is_laid_out else None
+        compiled = self.compiled if self._cache.is_laid_out else None
         kept, first = [], 0
         for piece in pieces:
             first += len(piece.ids)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils import cpp_extension
@@ -31,7 +32,8 @@ torch.library.define(
     " float scale, float softcap, Tensor? sinks) -> Tensor",
 )
 torch.library.define(
-    "heliograph::linear_int8", "(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor"
+    "heliograph::linear",
+    "(Tensor x, Tensor weight, Tensor? scale, Tensor? bias, int outputs) -> Tensor",
 )
 torch.library.define("heliograph::open_package", "(str path) -> int")
 torch.library.define("heliograph::run_package", "(int number, Tensor[] inputs) -> Tensor[]")
@@ -39,24 +41,14 @@ torch.library.define("heliograph::run_package", "(int number, Tensor[] inputs) -
 
 @torch.library.register_fake("heliograph::attend")  # type: ignore[untyped-decorator]
 def _fake_attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor,
-    slots: torch.Tensor,
-    positions: torch.Tensor,
-    scale: float,
-    softcap: float,
-    sinks: torch.Tensor | None,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *others: object
 ) -> torch.Tensor:
     return query.new_empty((1, query.shape[2], query.shape[1], values.shape[3]))
 
 
-@torch.library.register_fake("heliograph::linear_int8")  # type: ignore[untyped-decorator]
-def _fake_linear(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], scale.shape[0]))
+@torch.library.register_fake("heliograph::linear")  # type: ignore[untyped-decorator]
+def _fake_linear(x: torch.Tensor, *weights: Any) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], weights[-1]))
 
 
 def compiler() -> str | None:
@@ -103,21 +95,26 @@ def attend(
     return output
 
 
-def linear_int8(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    outputs: int,
 ) -> torch.Tensor:
-    """Multiply by 8-bit weights and add a bias; see `Int8Linear` for the order of weights.
+    """Multiply by weights and add a bias; see `PackedLinear` for the order of weights.
 
     Args:
         x: `[..., inputs]`; rounded to bfloat16.
-        weight: `[outputs / 16, inputs / 2, 16, 2]`, int8.
+        weight: `[outputs / 16, inputs / 2, 16, 2]`, bfloat16 or int8.
         scale: float32 factor of each output's weights, `[outputs]`.
         bias: float32, `[outputs]`.
+        outputs: how many of them there are.
 
     Returns:
         `[..., outputs]`, in the format of `x`.
     """
-    output: torch.Tensor = torch.ops.heliograph.linear_int8(x, weight, scale, bias)
+    output: torch.Tensor = torch.ops.heliograph.linear(x, weight, scale, bias, outputs)
     return output
 
 
@@ -134,8 +131,8 @@ class Package:
         return output  # type: ignore[no-any-return]
 
 
-def has_int8() -> bool:
-    """Whether this machine can compute `linear_int8`, given a compiler."""
+def has_linear() -> bool:
+    """Whether this machine can compute `linear`, given a compiler."""
     return "avx512_bf16" in _processor().split()
 
 
@@ -156,7 +153,7 @@ def load(folder: Path) -> None:
 
 
 def _sources() -> list[Path]:
-    names = ["attention.cpp", "package.cpp", *(["linear.cpp"] if has_int8() else [])]
+    names = ["attention.cpp", "package.cpp", *(["linear.cpp"] if has_linear() else [])]
     return [_FOLDER / name for name in names]
 
 

@@ -1,5 +1,9 @@
-// heliograph::linear_int8: y = x W' * scale + bias with 8-bit weights, for a few rows at memory speed
-// and for many rows as fast as oneDNN in bfloat16. Needs AVX512_BF16.
+// heliograph::linear: y = x W' * scale + bias in bfloat16, with weights of 16 or 8 bits that lie in
+// the order in which they are read. Needs AVX512_BF16.
+//
+// A few rows run at the speed of memory, many at that of the processor: a panel of weights stays in
+// the second-level cache while all rows pass over it, and the next one is fetched meanwhile. Threads
+// that are done help the others, since the system may take a processor away from any of them.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <immintrin.h>
@@ -7,67 +11,86 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
-constexpr int64_t kRows = 8;     // rows that one tile computes
-constexpr int64_t kFew = 32;     // up to as many rows, weights are widened on the fly
-constexpr int64_t kPanel = 6;    // blocks of 16 outputs that are widened at once
+constexpr int kRows = 8;             // rows of a tile
+constexpr int kBlocks = 3;           // blocks of 16 outputs of a tile and of a panel
+constexpr int64_t kChunkRows = 128;  // rows that pass over a panel while it is in the cache
+constexpr int64_t kBurst = 64;       // inputs from one burst of fetching to the next
+constexpr int64_t kAhead = 2048;     // bytes that weights which are used once are fetched ahead
 
 // Weights are packed as [blocks of 16 outputs][inputs / 2][16][2]; zeros fill the last block.
 struct Job {
   const uint16_t* x;
-  const int8_t* weight;
   const float *scale, *bias;
   uint16_t* y;
-  int64_t rows, outputs, inputs;
+  int64_t rows, outputs, inputs, blocks;
 };
 
-inline __m512bh widen(const int8_t* p) {  // exact: 8 bits fit in a bfloat16
-  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(p + 16))));
-  return _mm512_cvtne2ps_pbh(high, low);
+// Memory to fetch into the cache while something else is computed.
+struct Ahead {
+  const char *at, *stop;
+
+  Ahead part(int64_t index, int64_t count) const {
+    const int64_t size = stop - at;
+    return {at + size * index / count, at + size * (index + 1) / count};
+  }
+
+  void fetch(int64_t lines) {
+    for (; lines > 0 && at < stop; --lines, at += 64) _mm_prefetch(at, _MM_HINT_T1);
+  }
+};
+
+inline __m512bh read(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+
+inline __m512bh read(const int8_t* p) {  // exact: 8 bits fit in a bfloat16
+  const __m512i low = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+  const __m512i high = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(p + 16)));
+  return _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
 }
 
-// M rows from `row` on, B blocks from `block` on. Every loop over M or B must unroll: sums in registers.
-template <int M, int B>
-void tile(const Job& job, int64_t row, int64_t block, const uint16_t* wide) {
-  const int64_t K = job.inputs;
+// M rows by B blocks. Every loop over M or B must unroll: sums in registers.
+template <int M, int B, class Weight>
+void tile(const Job& job, int64_t row, int64_t block, const Weight* panel, Ahead ahead) {
+  const int64_t K = job.inputs, lines = ((ahead.stop - ahead.at) * kBurst / K + 63) / 64;
   const uint16_t* x = job.x + row * K;
-  const int8_t* weight = job.weight + block * 16 * K;
   __m512 sums[M][B];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int b = 0; b < B; ++b) sums[m][b] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < K; k += 2) {
-    __m512bh w[B];
+  for (int64_t begin = 0; begin < K; begin += kBurst) {
+    ahead.fetch(lines);
+    const int64_t end = std::min(begin + kBurst, K);
+    for (int64_t k = begin; k < end; k += 2) {
+      __m512bh weights[B];
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) {
-      const int64_t at = (b * K + k) * 16;
-      if (wide) {
-        w[b] = (__m512bh)_mm512_loadu_si512(wide + at);
-      } else {
-        w[b] = widen(weight + at);
-        _mm_prefetch((const char*)weight + at + 1024, _MM_HINT_T0);
+      for (int b = 0; b < B; ++b) {
+        const Weight* p = panel + (b * K + k) * 16;
+        weights[b] = read(p);
+        if (!lines) _mm_prefetch((const char*)p + kAhead, _MM_HINT_T0);
       }
-    }
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      int32_t pair;
-      std::memcpy(&pair, x + m * K + k, 4);
+      for (int m = 0; m < M; ++m) {
+        int32_t pair;
+        std::memcpy(&pair, x + m * K + k, 4);
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) sums[m][b] = _mm512_dpbf16_ps(sums[m][b], w[b], (__m512bh)_mm512_set1_epi32(pair));
+        for (int b = 0; b < B; ++b)
+          sums[m][b] = _mm512_dpbf16_ps(sums[m][b], weights[b], (__m512bh)_mm512_set1_epi32(pair));
+      }
     }
   }
 #pragma GCC unroll 8
   for (int b = 0; b < B; ++b) {
     const int64_t at = (block + b) * 16, left = job.outputs - at;
     const __mmask16 mask = left >= 16 ? 0xffff : (1u << left) - 1;
-    const __m512 scale = _mm512_maskz_loadu_ps(mask, job.scale + at);
+    const __m512 scale = job.scale ? _mm512_maskz_loadu_ps(mask, job.scale + at) : _mm512_set1_ps(1);
     const __m512 bias = job.bias ? _mm512_maskz_loadu_ps(mask, job.bias + at) : _mm512_setzero_ps();
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
@@ -76,54 +99,95 @@ void tile(const Job& job, int64_t row, int64_t block, const uint16_t* wide) {
   }
 }
 
-template <int M = kRows>
-void rows(const Job& job, int64_t row, int64_t count, int64_t block, int64_t stop, const uint16_t* wide) {
+template <int M = kRows, int B = kBlocks, class Weight>
+void tiles(const Job& job, int64_t row, int64_t rows, int64_t block, int64_t blocks,
+           const Weight* panel, Ahead ahead) {
   if constexpr (M > 1) {
-    if (count < M) return rows<M - 1>(job, row, count, block, stop, wide);
+    if (rows < M) return tiles<M - 1, B>(job, row, rows, block, blocks, panel, ahead);
   }
-  constexpr int B = M <= 6 ? 4 : 3;  // 24 registers of sums
-  const int64_t step = wide ? 16 * job.inputs : 0;
-  for (; block + B <= stop; block += B, wide += B * step) tile<M, B>(job, row, block, wide);
-  for (; block < stop; ++block, wide += step) tile<M, 1>(job, row, block, wide);
+  if constexpr (B > 1) {
+    if (blocks < B) return tiles<M, B - 1>(job, row, rows, block, blocks, panel, ahead);
+  }
+  tile<M, B>(job, row, block, panel, ahead);
 }
 
-void blocks(const Job& job, int64_t block, int64_t stop) {  // what one thread does
-  static thread_local std::vector<uint16_t> panel;
-  const int64_t size = 16 * job.inputs, pieces = (job.rows + kRows - 1) / kRows;
-  const bool few = job.rows <= kFew;
-  if (!few && static_cast<int64_t>(panel.size()) < kPanel * size) panel.resize(kPanel * size);
-  for (int64_t next; block < stop; block = next) {
-    next = pieces == 1 ? stop : std::min(block + kPanel, stop);
-    if (!few)
-      for (int64_t i = 0; i < (next - block) * size; i += 32)
-        _mm512_storeu_si512(panel.data() + i, (__m512i)widen(job.weight + block * size + i));
+// Some rows over one panel of weights.
+template <class Weight>
+void pass(const Job& job, int64_t row, int64_t rows, int64_t block, const Weight* weight, bool goes_on) {
+  const int64_t size = 16 * job.inputs, next = std::min<int64_t>(block + kBlocks, job.blocks);
+  const int64_t blocks = next - block, pieces = (rows + kRows - 1) / kRows;
+  const Weight* panel = weight + block * size;
+  if (pieces == 1) return tiles(job, row, rows, block, blocks, panel, Ahead{});
+  const Weight* after = weight + std::min<int64_t>(next + kBlocks, job.blocks) * size;
+  const Ahead ahead{(const char*)(weight + next * size), (const char*)(goes_on ? after : weight + next * size)};
+  const auto all = [&](const uint16_t* wide) {
     for (int64_t p = 0; p < pieces; ++p) {
-      const int64_t row = job.rows * p / pieces;
-      rows(job, row, job.rows * (p + 1) / pieces - row, block, next, few ? nullptr : panel.data());
+      const int64_t first = rows * p / pieces, last = rows * (p + 1) / pieces;
+      tiles(job, row + first, last - first, block, blocks, wide, ahead.part(p, pieces));
+    }
+  };
+  if constexpr (std::is_same_v<Weight, uint16_t>) {
+    all(panel);
+  } else {
+    static thread_local std::vector<uint16_t> wide;
+    if (static_cast<int64_t>(wide.size()) < kBlocks * size) wide.resize(kBlocks * size);
+    for (int64_t i = 0; i < blocks * size; i += 32)
+      _mm512_storeu_si512(wide.data() + i, (__m512i)read(panel + i));
+    all(wide.data());
+  }
+}
+
+// What is left of a thread's share of the work; whoever is done takes from others.
+struct alignas(64) Share {
+  std::atomic<int64_t> next;
+  int64_t stop;
+};
+
+template <class Weight>
+void compute(const Job& job, const Weight* weight) {
+  const int64_t panels = (job.blocks + kBlocks - 1) / kBlocks;
+  const int64_t chunks = (job.rows + kChunkRows - 1) / kChunkRows, units = panels * chunks;
+  const int64_t threads = std::clamp<int64_t>(units, 1, omp_get_max_threads());
+  std::vector<Share> shares(threads);
+  for (int64_t t = 0; t < threads; ++t) {
+    shares[t].next = units * t / threads;
+    shares[t].stop = units * (t + 1) / threads;
+  }
+#pragma omp parallel num_threads(threads)
+  for (int64_t t = 0; t < threads; ++t) {
+    Share& share = shares[(omp_get_thread_num() + t) % threads];
+    for (int64_t unit; (unit = share.next.fetch_add(1, std::memory_order_relaxed)) < share.stop;) {
+      const int64_t chunk = unit / panels, row = job.rows * chunk / chunks;
+      pass(job, row, job.rows * (chunk + 1) / chunks - row, unit % panels * kBlocks, weight,
+           unit + 1 < share.stop);
     }
   }
 }
 
-at::Tensor linear_int8(const at::Tensor& x_, const at::Tensor& weight, const at::Tensor& scale,
-                       const std::optional<at::Tensor>& bias) {
+at::Tensor linear(const at::Tensor& x_, const at::Tensor& weight, const std::optional<at::Tensor>& scale,
+                  const std::optional<at::Tensor>& bias, int64_t outputs) {
   const at::Tensor x = x_.to(at::kBFloat16).contiguous();
-  const int64_t outputs = scale.size(0), inputs = x.size(-1), total = (outputs + 15) / 16;
-  TORCH_CHECK(weight.is_contiguous() && weight.size(0) == total && weight.size(1) * 2 == inputs,
+  const int64_t inputs = x.size(-1), blocks = (outputs + 15) / 16;
+  TORCH_CHECK(weight.is_contiguous() && weight.size(0) == blocks && weight.size(1) * 2 == inputs,
               "weights of another shape than the inputs");
   auto sizes = x.sizes().vec();
   sizes.back() = outputs;
   at::Tensor y = at::empty(sizes, x.options());
-  const Job job{static_cast<const uint16_t*>(x.const_data_ptr()), weight.const_data_ptr<int8_t>(),
-                scale.const_data_ptr<float>(), bias ? bias->const_data_ptr<float>() : nullptr,
-                static_cast<uint16_t*>(y.mutable_data_ptr()), x.numel() / inputs, outputs, inputs};
-#pragma omp parallel
-  {
-    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    blocks(job, total * thread / threads, total * (thread + 1) / threads);
-  }
+  const Job job{static_cast<const uint16_t*>(x.const_data_ptr()),
+                scale ? scale->const_data_ptr<float>() : nullptr,
+                bias ? bias->const_data_ptr<float>() : nullptr,
+                static_cast<uint16_t*>(y.mutable_data_ptr()),
+                x.numel() / inputs,
+                outputs,
+                inputs,
+                blocks};
+  if (weight.scalar_type() == at::kChar)
+    compute(job, weight.const_data_ptr<int8_t>());
+  else
+    compute(job, static_cast<const uint16_t*>(weight.const_data_ptr()));
   return y.to(x_.scalar_type());
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(heliograph, CPU, library) { library.impl("linear_int8", &linear_int8); }
+TORCH_LIBRARY_IMPL(heliograph, CPU, library) { library.impl("linear", &linear); }
