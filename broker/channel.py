@@ -8,6 +8,7 @@ from the log. Nothing here knows what the text means or who reads it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from typing import Any
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError
 
 from broker import keys
 from broker.errors import ErrorBody
@@ -48,6 +49,41 @@ redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', KEYS[3], cjson.encode({id, {k='claim', w=ARGV[1]}}))
 return {attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log}
 """
+
+# For each event three keys (log, channel, job) and two values (what is published, the job's new
+# state or nothing). Returns the places, from 0, of those that came too late: an id of our own
+# attempt was only repeated, another's has fenced us.
+_APPEND = """
+local fenced = {}
+for place = 0, #KEYS / 3 - 1 do
+  local log, live, job = KEYS[3 * place + 1], KEYS[3 * place + 2], KEYS[3 * place + 3]
+  local message, state = ARGV[2 * place + 2], ARGV[2 * place + 3]
+  local id, fields = unpack(cjson.decode(message))
+  local entry = {}
+  for key, value in pairs(fields) do
+    entry[#entry + 1] = key
+    entry[#entry + 1] = value
+  end
+  local reply = redis.pcall('XADD', log, id, unpack(entry))
+  local last = id
+  if not reply.err then
+    redis.call('PUBLISH', live, message)
+  elseif string.find(reply.err, 'equal or smaller') then
+    local found = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    last = found and found[1] or id
+  else
+    return reply
+  end
+  if string.match(last, '%d+') ~= string.match(id, '%d+') then
+    fenced[#fenced + 1] = place
+  elseif state ~= '' then
+    redis.call('HSET', job, 'state', state)
+    redis.call('EXPIRE', log, ARGV[1])
+  end
+end
+return fenced
+"""
+_APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +133,7 @@ def read_claim(reply: Any) -> Claimed | None:
 
 
 def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
-    """Append events to their jobs' logs and publish them, in one round trip.
+    """Append events to their jobs' logs and publish them, in one command.
 
     A repeated append is harmless: the stream refuses an id that is not greater than its last.
 
@@ -112,31 +148,17 @@ def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
         RedisError: Redis did not answer; the whole batch may be appended again.
     """
     written = list(batch)
-    pipe = client.pipeline(transaction=False)
+    names: list[str] = []
+    values = [str(keys.ENDED_EVENTS_TTL_S)]
     for job_id, event in written:
-        fields = encode_event(event)
-        pipe.xadd(keys.events(job_id), fields, id=str(event.id))  # type: ignore[arg-type]
-        pipe.publish(keys.live(job_id), json.dumps((str(event.id), fields)))
-        if is_terminal(event):
-            state = "done" if isinstance(event, End) else "failed"
-            pipe.hset(keys.job(job_id), "state", state)
-            pipe.expire(keys.events(job_id), keys.ENDED_EVENTS_TTL_S)
-    replies = iter(pipe.execute(raise_on_error=False))
-    refused: dict[str, int] = {}
-    for job_id, event in written:
-        reply = next(replies)
-        for _ in range(3 if is_terminal(event) else 1):
-            next(replies)
-        if isinstance(reply, ResponseError) and "equal or smaller" in str(reply):
-            refused[job_id] = event.id.attempt
-        elif isinstance(reply, Exception):
-            raise reply
-    return {job_id for job_id, attempt in refused.items() if _last(client, job_id) != attempt}
-
-
-def _last(client: redis.Redis, job_id: str) -> int:
-    entries: Any = client.xrevrange(keys.events(job_id), count=1)
-    return _event_id(entries[0][0]).attempt if entries else 0
+        names += (keys.events(job_id), keys.live(job_id), keys.job(job_id))
+        state = "" if not is_terminal(event) else "done" if isinstance(event, End) else "failed"
+        values += (json.dumps((str(event.id), encode_event(event))), state)
+    try:
+        fenced: Any = client.evalsha(_APPEND_SHA, len(names), *names, *values)
+    except NoScriptError:
+        fenced = client.eval(_APPEND, len(names), *names, *values)
+    return {written[place][0] for place in fenced}
 
 
 def fail(client: redis.Redis, job_id: str, owner: str, error: ErrorBody) -> None:

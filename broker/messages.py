@@ -207,11 +207,12 @@ class Failed:
 
 
 Event = Claim | Delta | End | Failed
+_TERMINAL = (End, Failed)
 
 
 def is_terminal(event: Event) -> bool:
     """Whether no event can follow this one."""
-    return isinstance(event, End | Failed)
+    return isinstance(event, _TERMINAL)
 
 
 def encode_event(event: Event) -> dict[str, str]:
@@ -293,7 +294,8 @@ def _encode_logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, str]:
 
 
 def _decode_logprobs(fields: dict[str, str]) -> tuple[TokenLogprob, ...]:
-    return tuple(_decode_logprob(row) for row in json.loads(fields.get("l", "[]")))
+    rows = fields.get("l")
+    return tuple(map(_decode_logprob, json.loads(rows))) if rows else ()
 
 
 def _decode_logprob(row: list[Any]) -> TokenLogprob:

@@ -1,7 +1,8 @@
 """How many prompt tokens a step may take, so that running answers do not falter beside a prompt.
 
-Learns from the steps themselves what decoding and a prompt's token cost here: a step with a piece
-of a prompt should take no more than `STRETCH` times as long as one without.
+Learns from the steps themselves what they cost here: so much in any case, so much for each answer,
+so much for each token of a prompt. A step with a piece of a prompt should take no more than
+`STRETCH` times as long as one without.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ UNDISTURBED = 8
 """Factor for prompts when they are alone, and at most when they outnumber the answers."""
 _URGENCY = 4
 """How much more the wait for a first token weighs than a pause in an answer."""
-_MEMORY = 0.8
+_RATE = 0.2
+"""How much of what a step took longer than expected is believed."""
+_UNITS = (1.0, 0.1, 0.02)
+"""A step as such, an answer and a prompt's token, as parts of what a usual step takes."""
 
 
 class Pace:
@@ -24,8 +28,7 @@ class Pace:
     def __init__(self, chunk_tokens: int) -> None:
         """Allow `chunk_tokens` beside running answers, or fewer where they would take too long."""
         self._chunk_tokens = chunk_tokens
-        self._decode_s = 0.0
-        self._token_s = 0.0
+        self._costs_s = [0.0, 0.0, 0.0]
 
     def budget(self, decodes: int, prompts: int) -> int:
         """Return the prompt tokens for a step beside so many answers, with so many prompts left.
@@ -35,20 +38,29 @@ class Pace:
         if not decodes:
             return self._chunk_tokens * UNDISTURBED
         tokens = self._chunk_tokens
-        if self._decode_s and self._token_s:
-            affordable = int((STRETCH - 1) * self._decode_s / self._token_s)
+        alone_s = self._expect_s(decodes, 0)
+        token_s = self._expect_s(decodes, 1) - alone_s
+        if alone_s > 0 and token_s > 0:
+            affordable = int((STRETCH - 1) * alone_s / token_s)
             tokens = min(tokens, max(LEAST_TOKENS, affordable))
         return tokens * min(UNDISTURBED, 1 + _URGENCY * (prompts - 1) // decodes)
 
     def note(self, batch: Batch, seconds: float) -> None:
-        """Learn from a step."""
+        """Learn from a step: what it took beyond what was expected is put down to its parts."""
+        if not len(batch):
+            return
         tokens = sum(chunk.stop - chunk.start for chunk in batch.prefills)
-        if not tokens and batch.decodes:
-            self._decode_s = _blend(self._decode_s, seconds)
-        elif tokens >= LEAST_TOKENS:
-            decode_s = self._decode_s if batch.decodes else 0.0
-            self._token_s = _blend(self._token_s, max(0.0, seconds - decode_s) / tokens)
+        parts = _parts(len(batch.decodes), tokens)
+        missed_s = seconds - self._expect_s(len(batch.decodes), tokens)
+        share = _RATE * missed_s / sum(part * part for part in parts)
+        self._costs_s = [
+            cost + share * part for cost, part in zip(self._costs_s, parts, strict=True)
+        ]
+
+    def _expect_s(self, decodes: int, tokens: int) -> float:
+        parts = _parts(decodes, tokens)
+        return sum(cost * part for cost, part in zip(self._costs_s, parts, strict=True))
 
 
-def _blend(known: float, new: float) -> float:
-    return _MEMORY * known + (1 - _MEMORY) * new if known else new
+def _parts(decodes: int, tokens: int) -> list[float]:
+    return [unit * count for unit, count in zip(_UNITS, (1, decodes, tokens), strict=True)]

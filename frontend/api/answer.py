@@ -62,11 +62,12 @@ class Answers:
         """
         ended = False
         try:
-            for event in self._service.follow(request, tick_s=TICK_S):
-                ended = event is not None and is_terminal(event)
-                if not ended:
-                    self._look_after(client)
-                yield event
+            with client.watched():
+                for event in self._service.follow(request, tick_s=TICK_S):
+                    ended = event is not None and is_terminal(event)
+                    if not ended:
+                        self._look_after(client)
+                    yield event
         except (NoLiveWorker, JobNotFound, RedisUnavailable):
             ended = True
             raise

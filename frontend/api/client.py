@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import gevent
 
 STALL_S = 20.0
 """Longest silence of a client that is to send a body, or to take what is sent to it."""
 
 LINGER_S = 2.0
 LINGER_BYTES = 256 * 2**20
+
+_READABLE = 1
+"""libev's flag."""
 
 
 class ClientGone(Exception):
@@ -27,12 +34,34 @@ class Client:
     def __init__(self, environ: dict[str, Any]) -> None:
         """Take the socket from a WSGI environment, and bound how long it may stall."""
         self._socket: socket.socket | None = environ.get("gunicorn.socket")
+        self._is_quiet = False
         if self._socket is not None:
             self._socket.settimeout(STALL_S)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let the event loop watch the socket meanwhile, so that `is_gone` need not ask it."""
+        if self._socket is None:
+            yield
+            return
+        self._is_quiet = True
+        watcher = gevent.get_hub().loop.io(self._socket.fileno(), _READABLE)
+
+        def notice() -> None:
+            self._is_quiet = False
+            watcher.stop()
+
+        watcher.start(notice)
+        try:
+            yield
+        finally:
+            self._is_quiet = False
+            watcher.stop()
+            watcher.close()
+
     def is_gone(self) -> bool:
         """Whether the client has closed the connection; does not block."""
-        if self._socket is None:
+        if self._socket is None or self._is_quiet:
             return False
         self._socket.settimeout(0.0)
         try:

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.workers.test_slots import sequence
 from workers.engines.base import Batch, Chunk
 from workers.pace import LEAST_TOKENS, STRETCH, UNDISTURBED, Pace
 
-DECODE = Batch(decodes=(sequence(range(3)),))
+
+def step(decodes: int, tokens: int) -> Batch:
+    """A step of so many answers, and a piece of a prompt if it has tokens."""
+    chunks = (Chunk(sequence(range(tokens)), 0, tokens),) if tokens else ()
+    return Batch(chunks, tuple(sequence(range(3)) for _ in range(decodes)))
 
 
-def mixed(tokens: int) -> Batch:
-    """A step with an answer and a piece of a prompt."""
-    return Batch((Chunk(sequence(range(tokens)), 0, tokens),), DECODE.decodes)
+def learn(pace: Pace, step_s: float, answer_s: float, token_s: float, most: int = 32) -> None:
+    """Show it steps of a machine on which they take so long."""
+    for turn in range(300):
+        decodes, tokens = (1, 4, 16, most)[turn % 4], (0, 0, 50, 120, 20)[turn % 5]
+        pace.note(step(decodes, tokens), step_s + decodes * answer_s + tokens * token_s)
 
 
 def test_a_prompt_alone_takes_what_it_can() -> None:
     assert Pace(128).budget(0, 1) == 128 * UNDISTURBED
 
 
-def test_beside_answers_a_step_is_stretched_only_so_far() -> None:
+@pytest.mark.parametrize("decodes", [2, 16, 30])
+def test_beside_answers_a_step_is_stretched_only_so_far(decodes: int) -> None:
     pace = Pace(1000)
-    for _ in range(50):
-        pace.note(DECODE, 0.020)
-        pace.note(mixed(100), 0.020 + 100 * 0.001)
-    tokens = pace.budget(16, 1)
-    assert abs(0.020 + tokens * 0.001 - STRETCH * 0.020) < 0.002
+    learn(pace, 0.010, 0.0006, 0.0003)
+    alone_s = 0.010 + decodes * 0.0006
+    took_s = alone_s + pace.budget(decodes, 1) * 0.0003
+    assert took_s == pytest.approx(STRETCH * alone_s, rel=0.05)
+
+
+def test_it_learns_the_pace_of_a_machine_that_becomes_slower() -> None:
+    pace = Pace(1000)
+    learn(pace, 0.010, 0.0006, 0.0003)
+    learn(pace, 0.030, 0.0018, 0.0018)
+    took_s = pace.budget(16, 1) * 0.0018
+    assert took_s == pytest.approx((STRETCH - 1) * (0.030 + 16 * 0.0018), rel=0.1)
+
+
+def test_a_step_with_nothing_in_it_teaches_nothing() -> None:
+    pace = Pace(1000)
+    learn(pace, 0.010, 0.0006, 0.0003)
+    before = pace.budget(16, 1)
+    pace.note(Batch(), 1e-6)
+    assert pace.budget(16, 1) == before
 
 
 def test_something_is_always_done_for_a_prompt_and_never_more_than_a_chunk() -> None:
     slow, fast = Pace(128), Pace(128)
-    for _ in range(50):
-        slow.note(DECODE, 0.020)
-        slow.note(mixed(100), 10.0)
-        fast.note(DECODE, 0.020)
-        fast.note(mixed(100), 0.021)
+    learn(slow, 0.010, 0.0006, 0.1)
+    learn(fast, 0.010, 0.0006, 0.00001)
     assert slow.budget(16, 1) == LEAST_TOKENS
     assert fast.budget(16, 1) == 128
 
