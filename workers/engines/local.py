@@ -128,7 +128,7 @@ class LocalEngine:
             ) from error
 
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
-        broken = logits.isnan().any(dim=-1)
+        broken = logits.amax(dim=-1).isnan()  # the greatest of numbers of which one is none
         if broken.any():
             self._spoiled.update(
                 each for each, bad in zip(sequences, broken.tolist(), strict=True) if bad
