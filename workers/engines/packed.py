@@ -16,14 +16,14 @@ from workers.engines import native
 
 Bits = Literal[8, 16]
 
-_BLOCK = 16
+_PANEL = 48
 """Outputs that the operator computes together."""
 
 
 class PackedLinear(nn.Module):
     """A linear layer with packed weights, 8-bit ones with a float32 scale for each output.
 
-    Blocks of 16 outputs, in them pairs of inputs: `[outputs / 16, inputs / 2, 16, 2]`.
+    Panels of 48 outputs, in them pairs of inputs: `[outputs / 48, inputs / 2, 48, 2]`.
     """
 
     weight: torch.Tensor
@@ -50,8 +50,8 @@ class PackedLinear(nn.Module):
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:
     outputs, inputs = weight.shape
-    padded = nn.functional.pad(weight, (0, 0, 0, -outputs % _BLOCK))
-    return padded.view(-1, _BLOCK, inputs // 2, 2).transpose(1, 2).contiguous()
+    padded = nn.functional.pad(weight, (0, 0, 0, -outputs % _PANEL))
+    return padded.view(-1, _PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
 
 
 def pack(model: nn.Module, bits: Bits) -> None:

@@ -106,7 +106,7 @@ def linear(
 
     Args:
         x: `[..., inputs]`; rounded to bfloat16.
-        weight: `[outputs / 16, inputs / 2, 16, 2]`, bfloat16 or int8.
+        weight: `[outputs / 48, inputs / 2, 48, 2]`, bfloat16 or int8.
         scale: float32 factor of each output's weights, `[outputs]`.
         bias: float32, `[outputs]`.
         outputs: how many of them there are.
@@ -158,7 +158,7 @@ def _sources() -> list[Path]:
 
 
 def _fingerprint() -> str:
-    files = (Path(__file__), *_sources())
+    files = (Path(__file__), _FOLDER / "share.h", *_sources())
     texts = [*(each.read_text() for each in files), torch.__version__, _processor()]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:20]
 
@@ -178,7 +178,7 @@ def _compile(path: Path) -> None:
         raise ConfigurationError("there is no C++ compiler here (install g++)")
     path.parent.mkdir(parents=True, exist_ok=True)
     libraries = Path(torch.__file__).parent / "lib"
-    includes = [f"-I{folder}" for folder in cpp_extension.include_paths()]
+    includes = [f"-I{folder}" for folder in (_FOLDER, *cpp_extension.include_paths())]
     links = [f"-L{libraries}", "-lc10", "-ltorch", "-ltorch_cpu"]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         # Linked apart: with -ffast-math the linker would add code that makes the whole process

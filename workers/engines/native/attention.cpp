@@ -8,15 +8,20 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <omp.h>
 #include <torch/library.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <vector>
+
+#include "share.h"
 
 namespace {
 
@@ -34,9 +39,47 @@ inline float widen(float x) { return x; }
 inline float widen(at::BFloat16 x) { return std::bit_cast<float>(uint32_t{x.x} << 16); }
 inline float widen(at::Half x) { return static_cast<float>(x); }
 
+inline Lanes load(const float* p) {
+  Lanes x;
+  __builtin_memcpy(&x, p, sizeof(x));
+  return x;
+}
+inline Lanes load(const at::BFloat16* p) {
+#ifdef __AVX512F__
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  return std::bit_cast<Lanes>(_mm512_slli_epi32(words, 16));
+#else
+  Lanes x;
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = widen(p[i]);
+  return x;
+#endif
+}
+inline Lanes load(const at::Half* p) {
+  Lanes x;
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = widen(p[i]);
+  return x;
+}
+
+inline void store(float* p, const Lanes& x) { __builtin_memcpy(p, &x, sizeof(x)); }
+
+// Products of two rows; their sum is that of the lanes.
+template <int64_t DIM, typename T>
+inline Lanes multiply(const T* a, const T* b) {
+  Lanes sums = {};
+#ifdef __AVX512BF16__
+  if constexpr (std::is_same_v<T, at::BFloat16>) {
+    for (int64_t d = 0; d < DIM; d += 2 * kLanes)
+      sums = _mm512_dpbf16_ps(sums, (__m512bh)_mm512_loadu_si512(a + d), (__m512bh)_mm512_loadu_si512(b + d));
+    return sums;
+  }
+#endif
+  for (int64_t d = 0; d < DIM; d += kLanes) sums += load(a + d) * load(b + d);
+  return sums;
+}
+
 // Asks for memory that is needed soon: rows are too short for the processor to see them coming.
 template <typename T>
-inline void prefetch(const T* start, int64_t count) {
+IN_PLACE void prefetch(const T* start, int64_t count) {
   for (const T* line = start; line < start + count; line += 64 / sizeof(T)) __builtin_prefetch(line);
 }
 
@@ -55,20 +98,39 @@ struct Task {
   const float* sinks;
 };
 
-// Scores to weights that sum to one, for positions `first` to `length`.
-void soften(const Task& task, const bool* seen, const float* sink, int64_t first, int64_t length,
-            float* scores) {
+// e to the power of numbers that are not positive, to float's precision.
+inline Lanes exp_lanes(Lanes x) {
+  const Lanes power = x * 1.44269504f;
+  const Lanes bounded = power > -126.0f ? power : power * 0.0f - 126.0f;
+  const Ints whole = __builtin_convertvector(bounded - 0.5f, Ints);
+  const Lanes f = bounded - __builtin_convertvector(whole, Lanes);
+  const Lanes fraction =
+      ((((1.33335581e-3f * f + 9.61812911e-3f) * f + 5.55041087e-2f) * f + 2.40226507e-1f) * f +
+       6.93147181e-1f) * f + 1.0f;
+  return fraction * std::bit_cast<Lanes>((whole + 127) << 23);
+}
+
+// Products of queries and keys to weights that sum to one; there is room for a multiple of kLanes.
+void soften(const Task& task, const bool* seen, const float* sink, int64_t count, float* scores) {
+  for (int64_t j = 0; j < count; ++j) scores[j] *= task.scale;
   if (task.softcap > 0)
-    for (int64_t j = first; j < length; ++j)
+    for (int64_t j = 0; j < count; ++j)
       scores[j] = task.softcap * std::tanh(scores[j] / task.softcap);
   if (seen)
-    for (int64_t j = first; j < length; ++j) scores[j] = seen[j] ? scores[j] : kNever;
+    for (int64_t j = 0; j < count; ++j) scores[j] = seen[j] ? scores[j] : kNever;
   float top = sink ? *sink : kNever;
-  for (int64_t j = first; j < length; ++j) top = std::max(top, scores[j]);
+  for (int64_t j = 0; j < count; ++j) top = std::max(top, scores[j]);
+  for (int64_t j = count; j % kLanes; ++j) scores[j] = kNever;
+  Lanes sums = {};
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const Lanes weights = exp_lanes(load(scores + j) - top);
+    store(scores + j, weights);
+    sums += weights;
+  }
   float sum = sink ? std::exp(*sink - top) : 0;
-  for (int64_t j = first; j < length; ++j) sum += scores[j] = std::exp(scores[j] - top);
+  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
   const float factor = 1 / sum;
-  for (int64_t j = first; j < length; ++j) scores[j] *= factor;
+  for (int64_t j = 0; j < count; ++j) scores[j] *= factor;
 }
 
 inline const bool* mask_of(const Task& task, int64_t token) {
@@ -82,53 +144,117 @@ inline int64_t first_seen(const bool* seen, int64_t length) {
   return first;
 }
 
-// One token, one key head. DIM is the size of a head, 0 if it is none of the common ones.
+// Adds up each of 16 registers; a register holds the sums.
+inline Lanes add_up(const Lanes (&x)[kLanes]) {
+  Lanes a[8], b[4];
+  for (int i = 0; i < 8; ++i)
+    a[i] = __builtin_shufflevector(x[i], x[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(x[i], x[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  for (int i = 0; i < 4; ++i)
+    b[i] = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
+           __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+  for (int i = 0; i < 2; ++i)
+    a[i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+           __builtin_shufflevector(b[i], b[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  return __builtin_shufflevector(a[0], a[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
+         __builtin_shufflevector(a[0], a[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+}
+
+// Rows of a cache that are read one after the other, and what is read after them.
+template <typename T>
+struct Rows {
+  const T *at, *after;
+  int64_t place, place_after, count;
+
+  const T* row(int64_t j) const { return at + j * place; }
+
+  IN_PLACE void fetch(int64_t j, int64_t dim) const {
+    j += kAhead;
+    if (j < count)
+      prefetch(row(j), dim);
+    else if (after)
+      prefetch(after + (j - count) * place_after, dim);
+  }
+};
+
+// Adds up values by the weights `[G][padded]` of up to G heads, all of them in registers.
+template <typename T, int64_t DIM, int64_t G = std::max<int64_t>(1, 16 * kLanes / DIM)>
+void add_values(const Rows<T>& values, const float* weights, int64_t padded, int64_t heads, T* output) {
+  if constexpr (G > 1) {
+    if (heads < G) return add_values<T, DIM, G - 1>(values, weights, padded, heads, output);
+  }
+  constexpr int64_t kRegisters = DIM / kLanes;
+  Lanes sums[G][kRegisters] = {};
+  for (int64_t j = 0; j < values.count; ++j) {
+    values.fetch(j, DIM);
+    for (int64_t r = 0; r < kRegisters; ++r) {
+      const Lanes value = load(values.row(j) + r * kLanes);
+      for (int64_t g = 0; g < G; ++g) sums[g][r] += value * weights[g * padded + j];
+    }
+  }
+  for (int64_t g = 0; g < G; ++g)
+    for (int64_t r = 0; r < kRegisters; ++r)
+      for (int64_t i = 0; i < kLanes; ++i)
+        output[g * DIM + r * kLanes + i] = static_cast<T>(sums[g][r][i]);
+  if (heads > G) add_values<T, DIM, G>(values, weights + G * padded, padded, heads - G, output + G * DIM);
+}
+
+// One token, one key head; `after` is the beginning of what is read next, or nullptr.
 template <typename T, int64_t DIM>
 void attend_token(const Task& task, const Run& run, int64_t token, int64_t head, const T* query,
-                  const T* keys, const T* values, std::vector<float>& scratch, T* output) {
-  const int64_t dim = DIM ? DIM : task.dim, value_dim = DIM ? DIM : task.value_dim;
+                  const T* keys, const T* values, const T* after, std::vector<float>& scratch,
+                  T* output) {
   const int64_t length = run.position + token - run.first + 1, groups = task.groups;
   const bool* seen = mask_of(task, token);
-  const int64_t first = first_seen(seen, length);
-  scratch.resize((groups + 1) * dim + value_dim + groups * length);
-  float *wide = scratch.data(), *key = wide + groups * dim, *total = key + dim;
-  float* scores = total + value_dim;
+  const int64_t first = first_seen(seen, length), count = length - first;
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  scratch.resize(groups * padded);
+  float* scores = scratch.data();
   query += token * task.query_token + head * groups * task.query_head;
-  keys += run.slot * task.key_row + head * task.key_head;
-  values += run.slot * task.value_row + head * task.value_head;
-  output += (token * task.heads + head * groups) * value_dim;
-  for (int64_t g = 0; g < groups; ++g)
-    for (int64_t d = 0; d < dim; ++d)
-      wide[g * dim + d] = widen(query[g * task.query_head + d]) * task.scale;
-  for (int64_t j = first; j < length; ++j) {
-    const T* narrow = keys + j * task.key_place;
-    prefetch(narrow + kAhead * task.key_place, dim);
-    prefetch(values + j * task.value_place, value_dim);
-    for (int64_t d = 0; d < dim; ++d) key[d] = widen(narrow[d]);
+  keys += run.slot * task.key_row + head * task.key_head + first * task.key_place;
+  values += run.slot * task.value_row + head * task.value_head + first * task.value_place;
+  const Rows<T> key_rows{keys, values, task.key_place, task.value_place, count};
+  for (int64_t j = 0; j < count; j += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) key_rows.fetch(j + i, DIM);
     for (int64_t g = 0; g < groups; ++g) {
-      float sum = 0;
-      for (int64_t d = 0; d < dim; ++d) sum += wide[g * dim + d] * key[d];
-      scores[g * length + j] = sum;
+      Lanes products[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i)
+        products[i] = multiply<DIM>(query + g * task.query_head, key_rows.row(std::min(j + i, count - 1)));
+      store(scores + g * padded + j, add_up(products));
     }
   }
   for (int64_t g = 0; g < groups; ++g) {
-    float* weights = scores + g * length;
     const float* sink = task.sinks ? task.sinks + head * groups + g : nullptr;
-    soften(task, seen, sink, first, length, weights);
-    const auto add = [&](float* sums) {
-      for (int64_t d = 0; d < value_dim; ++d) sums[d] = 0;
-      for (int64_t j = first; j < length; ++j) {
-        const T* value = values + j * task.value_place;
-        for (int64_t d = 0; d < value_dim; ++d) sums[d] += weights[j] * widen(value[d]);
-      }
-      for (int64_t d = 0; d < value_dim; ++d) output[g * value_dim + d] = static_cast<T>(sums[d]);
-    };
-    if constexpr (DIM != 0) {
-      float local[DIM];  // stays in registers
-      add(local);
-    } else {
-      add(total);
+    soften(task, seen ? seen + first : nullptr, sink, count, scores + g * padded);
+  }
+  const Rows<T> value_rows{values, after, task.value_place, task.key_place, count};
+  add_values<T, DIM>(value_rows, scores, padded, groups, output + (token * task.heads + head * groups) * DIM);
+}
+
+// The same for heads of any size.
+template <typename T>
+void attend_slowly(const Task& task, const Run& run, int64_t token, int64_t head, const T* query,
+                   const T* keys, const T* values, std::vector<float>& scratch, T* output) {
+  const int64_t length = run.position + token - run.first + 1;
+  const bool* seen = mask_of(task, token);
+  scratch.resize(task.value_dim + length + kLanes);
+  float *sums = scratch.data(), *scores = sums + task.value_dim;
+  keys += run.slot * task.key_row + head * task.key_head;
+  values += run.slot * task.value_row + head * task.value_head;
+  for (int64_t h = head * task.groups; h < (head + 1) * task.groups; ++h) {
+    const T* own = query + token * task.query_token + h * task.query_head;
+    for (int64_t j = 0; j < length; ++j) {
+      float sum = 0;
+      for (int64_t d = 0; d < task.dim; ++d) sum += widen(own[d]) * widen(keys[j * task.key_place + d]);
+      scores[j] = sum;
     }
+    soften(task, seen, task.sinks ? task.sinks + h : nullptr, length, scores);
+    std::fill_n(sums, task.value_dim, 0.0f);
+    for (int64_t j = 0; j < length; ++j)
+      for (int64_t d = 0; d < task.value_dim; ++d)
+        sums[d] += scores[j] * widen(values[j * task.value_place + d]);
+    for (int64_t d = 0; d < task.value_dim; ++d)
+      output[(token * task.heads + h) * task.value_dim + d] = static_cast<T>(sums[d]);
   }
 }
 
@@ -143,18 +269,6 @@ struct Panel {
   int64_t token[kPanel];
   const bool* seen[kPanel];
 };
-
-// e to the power of numbers that are not positive, to float's precision.
-inline Lanes exp_lanes(Lanes x) {
-  const Lanes power = x * 1.44269504f;
-  const Lanes bounded = power > -126.0f ? power : power * 0.0f - 126.0f;
-  const Ints whole = __builtin_convertvector(bounded - 0.5f, Ints);
-  const Lanes f = bounded - __builtin_convertvector(whole, Lanes);
-  const Lanes fraction =
-      ((((1.33335581e-3f * f + 9.61812911e-3f) * f + 5.55041087e-2f) * f + 2.40226507e-1f) * f +
-       6.93147181e-1f) * f + 1.0f;
-  return fraction * std::bit_cast<Lanes>((whole + 127) << 23);
-}
 
 // Scores of lanes `[position]` to weights, and the factor that makes their sum one.
 template <int64_t DIM>
@@ -260,21 +374,21 @@ void attend_all(const Task& task, const std::vector<Run>& runs, const T* query, 
     for (int64_t start = 0; start < rows; start += panels ? kPanel : 1)
       for (int64_t head = 0; head < task.kv_heads; ++head) items.push_back({&run, start, head});
   }
-#pragma omp parallel if (items.size() > 1)
-  {
-    std::vector<float> scratch;
-#pragma omp for schedule(dynamic, 1)
-    for (size_t i = 0; i < items.size(); ++i) {
+  share(items.size(), [&] {
+    return [&, scratch = std::vector<float>()](int64_t i, int64_t next) mutable {
       const auto& [run, start, head] = items[i];
-      if constexpr (DIM != 0) {
-        if (run->count > 1) {
-          attend_panel<T, DIM>(task, *run, start, head, query, keys, values, scratch, output);
-          continue;
-        }
+      if constexpr (DIM == 0) {
+        attend_slowly(task, *run, run->first + start, head, query, keys, values, scratch, output);
+      } else if (run->count > 1) {
+        attend_panel<T, DIM>(task, *run, start, head, query, keys, values, scratch, output);
+      } else {
+        const Item* after = next < 0 ? nullptr : &items[next];
+        const T* keys_after =
+            after ? keys + after->run->slot * task.key_row + after->head * task.key_head : nullptr;
+        attend_token<T, DIM>(task, *run, run->first, head, query, keys, values, keys_after, scratch, output);
       }
-      attend_token<T, DIM>(task, *run, run->first + start, head, query, keys, values, scratch, output);
-    }
-  }
+    };
+  });
 }
 
 std::vector<Run> find_runs(const int64_t* slots, const int64_t* positions, int64_t tokens) {

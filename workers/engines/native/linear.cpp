@@ -2,35 +2,35 @@
 // the order in which they are read. Needs AVX512_BF16.
 //
 // A few rows run at the speed of memory, many at that of the processor: a panel of weights stays in
-// the second-level cache while all rows pass over it, and the next one is fetched meanwhile. Threads
-// that are done help the others, since the system may take a processor away from any of them.
+// the second-level cache while all rows pass over it, and the next one is fetched meanwhile.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <immintrin.h>
-#include <omp.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
+#include "share.h"
+
 namespace {
 
 constexpr int kRows = 8;             // rows of a tile
 constexpr int kBlocks = 3;           // blocks of 16 outputs of a tile and of a panel
+constexpr int64_t kPanel = 16 * kBlocks;
 constexpr int64_t kChunkRows = 128;  // rows that pass over a panel while it is in the cache
 constexpr int64_t kBurst = 64;       // inputs from one burst of fetching to the next
-constexpr int64_t kAhead = 2048;     // bytes that weights which are used once are fetched ahead
+constexpr int64_t kAhead = 8192;     // bytes that weights which are used once are fetched ahead
 
-// Weights are packed as [blocks of 16 outputs][inputs / 2][16][2]; zeros fill the last block.
+// Weights are packed as [panels][inputs / 2][kPanel][2]; zeros fill the last panel.
 struct Job {
   const uint16_t* x;
   const float *scale, *bias;
   uint16_t* y;
-  int64_t rows, outputs, inputs, blocks;
+  int64_t rows, outputs, inputs;
 };
 
 // Memory to fetch into the cache while something else is computed.
@@ -42,7 +42,7 @@ struct Ahead {
     return {at + size * index / count, at + size * (index + 1) / count};
   }
 
-  void fetch(int64_t lines) {
+  IN_PLACE void fetch(int64_t lines) {
     for (; lines > 0 && at < stop; --lines, at += 64) _mm_prefetch(at, _MM_HINT_T1);
   }
 };
@@ -55,25 +55,25 @@ inline __m512bh read(const int8_t* p) {  // exact: 8 bits fit in a bfloat16
   return _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low));
 }
 
-// M rows by B blocks. Every loop over M or B must unroll: sums in registers.
-template <int M, int B, class Weight>
-void tile(const Job& job, int64_t row, int64_t block, const Weight* panel, Ahead ahead) {
+// M rows and a panel of weights. Every loop over rows or blocks must unroll: sums in registers.
+template <int M, class Weight>
+void tile(const Job& job, int64_t row, int64_t panel, const Weight* weights, Ahead ahead) {
   const int64_t K = job.inputs, lines = ((ahead.stop - ahead.at) * kBurst / K + 63) / 64;
   const uint16_t* x = job.x + row * K;
-  __m512 sums[M][B];
+  __m512 sums[M][kBlocks];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) sums[m][b] = _mm512_setzero_ps();
+    for (int b = 0; b < kBlocks; ++b) sums[m][b] = _mm512_setzero_ps();
   for (int64_t begin = 0; begin < K; begin += kBurst) {
     ahead.fetch(lines);
     const int64_t end = std::min(begin + kBurst, K);
     for (int64_t k = begin; k < end; k += 2) {
-      __m512bh weights[B];
+      __m512bh some[kBlocks];
 #pragma GCC unroll 8
-      for (int b = 0; b < B; ++b) {
-        const Weight* p = panel + (b * K + k) * 16;
-        weights[b] = read(p);
+      for (int b = 0; b < kBlocks; ++b) {
+        const Weight* p = weights + k * kPanel + b * 32;
+        some[b] = read(p);
         if (!lines) _mm_prefetch((const char*)p + kAhead, _MM_HINT_T0);
       }
 #pragma GCC unroll 8
@@ -81,14 +81,15 @@ void tile(const Job& job, int64_t row, int64_t block, const Weight* panel, Ahead
         int32_t pair;
         std::memcpy(&pair, x + m * K + k, 4);
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b)
-          sums[m][b] = _mm512_dpbf16_ps(sums[m][b], weights[b], (__m512bh)_mm512_set1_epi32(pair));
+        for (int b = 0; b < kBlocks; ++b)
+          sums[m][b] = _mm512_dpbf16_ps(sums[m][b], some[b], (__m512bh)_mm512_set1_epi32(pair));
       }
     }
   }
 #pragma GCC unroll 8
-  for (int b = 0; b < B; ++b) {
-    const int64_t at = (block + b) * 16, left = job.outputs - at;
+  for (int b = 0; b < kBlocks; ++b) {
+    const int64_t at = panel * kPanel + b * 16, left = job.outputs - at;
+    if (left <= 0) return;
     const __mmask16 mask = left >= 16 ? 0xffff : (1u << left) - 1;
     const __m512 scale = job.scale ? _mm512_maskz_loadu_ps(mask, job.scale + at) : _mm512_set1_ps(1);
     const __m512 bias = job.bias ? _mm512_maskz_loadu_ps(mask, job.bias + at) : _mm512_setzero_ps();
@@ -99,76 +100,56 @@ void tile(const Job& job, int64_t row, int64_t block, const Weight* panel, Ahead
   }
 }
 
-template <int M = kRows, int B = kBlocks, class Weight>
-void tiles(const Job& job, int64_t row, int64_t rows, int64_t block, int64_t blocks,
-           const Weight* panel, Ahead ahead) {
+template <int M = kRows, class Weight>
+void tiles(const Job& job, int64_t row, int64_t rows, int64_t panel, const Weight* weights, Ahead ahead) {
   if constexpr (M > 1) {
-    if (rows < M) return tiles<M - 1, B>(job, row, rows, block, blocks, panel, ahead);
+    if (rows < M) return tiles<M - 1>(job, row, rows, panel, weights, ahead);
   }
-  if constexpr (B > 1) {
-    if (blocks < B) return tiles<M, B - 1>(job, row, rows, block, blocks, panel, ahead);
-  }
-  tile<M, B>(job, row, block, panel, ahead);
+  tile<M>(job, row, panel, weights, ahead);
 }
 
-// Some rows over one panel of weights.
+// Some rows and a panel; `goes_on` says that the next panel comes after it.
 template <class Weight>
-void pass(const Job& job, int64_t row, int64_t rows, int64_t block, const Weight* weight, bool goes_on) {
-  const int64_t size = 16 * job.inputs, next = std::min<int64_t>(block + kBlocks, job.blocks);
-  const int64_t blocks = next - block, pieces = (rows + kRows - 1) / kRows;
-  const Weight* panel = weight + block * size;
-  if (pieces == 1) return tiles(job, row, rows, block, blocks, panel, Ahead{});
-  const Weight* after = weight + std::min<int64_t>(next + kBlocks, job.blocks) * size;
-  const Ahead ahead{(const char*)(weight + next * size), (const char*)(goes_on ? after : weight + next * size)};
+void pass(const Job& job, int64_t row, int64_t rows, int64_t panel, const Weight* weight, bool goes_on) {
+  const int64_t size = kPanel * job.inputs, pieces = (rows + kRows - 1) / kRows;
+  const Weight *weights = weight + panel * size, *next = weights + size;
+  if (pieces == 1) return tiles(job, row, rows, panel, weights, Ahead{});
+  const Ahead ahead{(const char*)next, (const char*)(goes_on ? next + size : next)};
   const auto all = [&](const uint16_t* wide) {
     for (int64_t p = 0; p < pieces; ++p) {
       const int64_t first = rows * p / pieces, last = rows * (p + 1) / pieces;
-      tiles(job, row + first, last - first, block, blocks, wide, ahead.part(p, pieces));
+      tiles(job, row + first, last - first, panel, wide, ahead.part(p, pieces));
     }
   };
   if constexpr (std::is_same_v<Weight, uint16_t>) {
-    all(panel);
+    all(weights);
   } else {
     static thread_local std::vector<uint16_t> wide;
-    if (static_cast<int64_t>(wide.size()) < kBlocks * size) wide.resize(kBlocks * size);
-    for (int64_t i = 0; i < blocks * size; i += 32)
-      _mm512_storeu_si512(wide.data() + i, (__m512i)read(panel + i));
+    if (static_cast<int64_t>(wide.size()) < size) wide.resize(size);
+    for (int64_t i = 0; i < size; i += 32)
+      _mm512_storeu_si512(wide.data() + i, (__m512i)read(weights + i));
     all(wide.data());
   }
 }
 
-// What is left of a thread's share of the work; whoever is done takes from others.
-struct alignas(64) Share {
-  std::atomic<int64_t> next;
-  int64_t stop;
-};
-
 template <class Weight>
 void compute(const Job& job, const Weight* weight) {
-  const int64_t panels = (job.blocks + kBlocks - 1) / kBlocks;
-  const int64_t chunks = (job.rows + kChunkRows - 1) / kChunkRows, units = panels * chunks;
-  const int64_t threads = std::clamp<int64_t>(units, 1, omp_get_max_threads());
-  std::vector<Share> shares(threads);
-  for (int64_t t = 0; t < threads; ++t) {
-    shares[t].next = units * t / threads;
-    shares[t].stop = units * (t + 1) / threads;
-  }
-#pragma omp parallel num_threads(threads)
-  for (int64_t t = 0; t < threads; ++t) {
-    Share& share = shares[(omp_get_thread_num() + t) % threads];
-    for (int64_t unit; (unit = share.next.fetch_add(1, std::memory_order_relaxed)) < share.stop;) {
+  const int64_t panels = (job.outputs + kPanel - 1) / kPanel;
+  const int64_t chunks = (job.rows + kChunkRows - 1) / kChunkRows;
+  share(panels * chunks, [&] {
+    return [&](int64_t unit, int64_t next) {
       const int64_t chunk = unit / panels, row = job.rows * chunk / chunks;
-      pass(job, row, job.rows * (chunk + 1) / chunks - row, unit % panels * kBlocks, weight,
-           unit + 1 < share.stop);
-    }
-  }
+      const int64_t rows = job.rows * (chunk + 1) / chunks - row;
+      pass(job, row, rows, unit % panels, weight, next >= 0);
+    };
+  });
 }
 
 at::Tensor linear(const at::Tensor& x_, const at::Tensor& weight, const std::optional<at::Tensor>& scale,
                   const std::optional<at::Tensor>& bias, int64_t outputs) {
   const at::Tensor x = x_.to(at::kBFloat16).contiguous();
-  const int64_t inputs = x.size(-1), blocks = (outputs + 15) / 16;
-  TORCH_CHECK(weight.is_contiguous() && weight.size(0) == blocks && weight.size(1) * 2 == inputs,
+  const int64_t inputs = x.size(-1), panels = (outputs + kPanel - 1) / kPanel;
+  TORCH_CHECK(weight.is_contiguous() && weight.size(0) == panels && weight.size(1) * 2 == inputs,
               "weights of another shape than the inputs");
   auto sizes = x.sizes().vec();
   sizes.back() = outputs;
@@ -179,8 +160,7 @@ at::Tensor linear(const at::Tensor& x_, const at::Tensor& weight, const std::opt
                 static_cast<uint16_t*>(y.mutable_data_ptr()),
                 x.numel() / inputs,
                 outputs,
-                inputs,
-                blocks};
+                inputs};
   if (weight.scalar_type() == at::kChar)
     compute(job, weight.const_data_ptr<int8_t>());
   else
