@@ -1,4 +1,4 @@
-"""Publishes what the engine produces: one pipelined write for all jobs, off the engine's thread.
+"""Publishes what the engine produces: one command for all jobs, off the engine's thread.
 
 A job gets at most one delta in each turn of `MIN_GAP_S`: what a faster engine says meanwhile is
 held and merged into the next one. First tokens and ends never wait. Turns are the same for all

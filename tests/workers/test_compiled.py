@@ -10,6 +10,7 @@ import pytest
 from tests.stack import until
 from tests.workers import checkpoints
 from tests.workers.reference import collect, generate, ids, load, picture, request, run
+from workers.engines import native
 from workers.engines.local import LocalEngine
 from workers.scheduler import Output, Scheduler
 
@@ -65,18 +66,35 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
     answers_as_alone(again, llama)
 
 
+@pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
+@pytest.mark.parametrize("load_8bit", [False, True])
+def test_low_precision_answers_do_not_depend_on_what_runs_beside_them(
+    load_8bit: bool, llama: Path, tmp_path: Path
+) -> None:
+    kept = str(tmp_path / "compiled")
+    engine = load(llama, dtype="bfloat16", load_8bit=load_8bit, compile="now", compile_dir=kept)
+    assert engine.runner.compiled
+
+    def answers(*numbers: int) -> dict[str, list[int]]:
+        scheduler = Scheduler(engine)
+        for number in numbers:
+            words = "The quick brown fox " * (1 + number)
+            scheduler.add(engine.prepare(request(str(number), words, max_tokens=30), {}))
+        return {key: ids(value) for key, value in run(scheduler).items()}
+
+    together = answers(*range(4))
+    assert together == {key: value for n in range(4) for key, value in answers(n).items()}
+
+
 def test_without_a_compiler_it_warns_and_decodes_eagerly(
     llama: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CXX", "/nonexistent/c++")
-    with caplog.at_level(logging.WARNING):
-        engine = load(llama, compile="now", compile_dir=str(tmp_path))
+    check_that_it_serves_eagerly("/nonexistent/c++", llama, tmp_path, caplog, monkeypatch)
     assert "no C++ compiler" in caplog.text
     assert not list(tmp_path.iterdir())
-    answers_as_alone(engine, llama)
 
 
 def test_what_cannot_be_compiled_is_said_and_served_eagerly(
@@ -85,9 +103,19 @@ def test_what_cannot_be_compiled_is_said_and_served_eagerly(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CXX", "false")
-    with caplog.at_level(logging.WARNING):
-        engine = load(llama, compile="now", compile_dir=str(tmp_path))
+    check_that_it_serves_eagerly("false", llama, tmp_path, caplog, monkeypatch)
     assert "running without compiled code" in caplog.text
+
+
+def check_that_it_serves_eagerly(
+    compiler: str,
+    llama: Path,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    with caplog.at_level(logging.WARNING):
+        engine = load(llama, compile="now", compile_dir=str(folder))
     assert engine.runner.compiled is None
     answers_as_alone(engine, llama)
