@@ -97,7 +97,8 @@ class Scheduler:
         """Every running answer goes on; what is left of the budget is for prompts, in order."""
         decodes = tuple(each for each in self._running.values() if each.is_decoding)
         prompts = len(self._running) - len(decodes) + len(self._waiting)
-        budget = self._pace.budget(len(decodes), prompts)
+        done = next((each.cached for each in self._running.values() if not each.is_decoding), 0)
+        budget = self._pace.budget(len(decodes), prompts, done)
         chunks: list[Chunk] = []
         for sequence in self._prefilling():
             stop = min(len(sequence.ids), sequence.cached + budget)

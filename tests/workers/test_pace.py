@@ -35,6 +35,19 @@ def test_beside_answers_a_step_is_stretched_only_so_far(decodes: int) -> None:
     assert took_s == pytest.approx(STRETCH * alone_s, rel=0.05)
 
 
+def test_tokens_that_see_more_before_them_are_taken_in_smaller_pieces() -> None:
+    pace = Pace(1000)
+    long = sequence(range(2100))
+    for turn in range(2000):
+        start = (0, 500, 1000, 2000)[turn // 2 % 4]
+        chunks = (Chunk(long, start, start + 50),) if turn % 2 else ()
+        token_s = 0.0003 + start * 0.0000004
+        pace.note(Batch(chunks, step(16, 0).decodes), 0.020 + len(chunks) * 50 * token_s)
+    for done in (0, 500, 2000):
+        took_s = pace.budget(16, 1, done) * (0.0003 + done * 0.0000004)
+        assert took_s == pytest.approx((STRETCH - 1) * 0.020, rel=0.15)
+
+
 def test_it_learns_the_pace_of_a_machine_that_becomes_slower() -> None:
     pace = Pace(1000)
     learn(pace, 0.010, 0.0006, 0.0003)
@@ -62,5 +75,5 @@ def test_something_is_always_done_for_a_prompt_and_never_more_than_a_chunk() -> 
 def test_many_prompts_weigh_more_than_few_answers() -> None:
     pace = Pace(100)
     assert pace.budget(16, 2) == 100
-    assert pace.budget(16, 17) == 500
+    assert pace.budget(16, 17) == 300
     assert pace.budget(1, 31) == 100 * UNDISTURBED
