@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ from workers.engines.runner import Piece
 from workers.scheduler import Output, Scheduler
 
 pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def compiled_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("compiled"))
 
 
 def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) -> None:
@@ -37,12 +43,14 @@ def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) ->
 
 
 @pytest.mark.parametrize("family", ["internvl", "gemma2"])
-def test_compiled_answers_equal_those_of_each_request_alone(family: str, tmp_path: Path) -> None:
+def test_compiled_answers_equal_those_of_each_request_alone(
+    family: str, tmp_path: Path, compiled_dir: str
+) -> None:
     if family == "internvl":
         folder, slots = checkpoints.save_internvl(tmp_path), 4
     else:
         folder, slots = checkpoints.save_text_model(tmp_path, family, sliding_window=12), 1
-    engine = load(folder, slots=slots, compile="now", compile_dir=str(tmp_path / "compiled"))
+    engine = load(folder, slots=slots, compile="now", compile_dir=compiled_dir)
     assert engine.runner.compiled
     answers_as_alone(engine, folder, images=family == "internvl")
 
@@ -69,15 +77,54 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
 
 @pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
 @pytest.mark.parametrize("load_8bit", [False, True])
-def test_low_precision_passes_are_compiled_with_packed_layers(
-    load_8bit: bool, llama: Path, tmp_path: Path
+def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
+    load_8bit: bool, llama: Path, compiled_dir: str
 ) -> None:
-    kept = str(tmp_path / "compiled")
-    engine = load(llama, dtype="bfloat16", load_8bit=load_8bit, compile="now", compile_dir=kept)
+    """Alone, together, in other pieces, from what rows hold, and taken over in mid-answer."""
+    texts = ["The quick brown fox " * (1 + number) for number in range(4)]
+    texts += ["Alpha beta gamma, and then delta", "numbers 1 2 3 4 5 6 7"]
+
+    def start(chunk_tokens: int) -> LocalEngine:
+        options = {"dtype": "bfloat16", "load_8bit": load_8bit}
+        engine = load(llama, chunk_tokens, **options, compile="now", compile_dir=compiled_dir)
+        assert engine.runner.compiled
+        return engine
+
+    def answer(
+        engine: LocalEngine, *numbers: int, said: Mapping[int, list[int]] | None = None
+    ) -> dict[int, list[int]]:
+        scheduler = Scheduler(engine)
+        for number in numbers:
+            asked = request(str(number), texts[number], max_tokens=40, **how(number))
+            scheduler.add(engine.prepare(asked, {}, tuple((said or {}).get(number, ()))))
+        return {int(key): ids(value) for key, value in run(scheduler).items()}
+
+    def how(number: int) -> dict[str, float]:
+        return {"temperature": 1.0, "seed": number} if number % 2 else {}
+
+    alone = {}
+    for number in range(len(texts)):
+        alone.update(answer(start(1000), number))
+    engine = start(7)
+    everyone = range(len(texts))
+    assert answer(engine, *everyone) == alone
+    assert answer(engine, *reversed(everyone)) == alone
+    engine = start(16)
+    halves = {number: alone[number][: 10 + number] for number in everyone}
+    rest = answer(engine, *everyone, said=halves)
+    assert {number: halves[number] + rest[number] for number in everyone} == alone
+
+
+@pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
+@pytest.mark.parametrize("load_8bit", [False, True])
+def test_low_precision_passes_are_those_of_the_model(
+    load_8bit: bool, llama: Path, compiled_dir: str
+) -> None:
+    options = {"load_8bit": load_8bit, "compile": "now", "compile_dir": compiled_dir}
+    engine = load(llama, dtype="bfloat16", **options)
     runner = engine.runner
     assert runner.compiled
     prompts = [Piece(0, range(5, 45), 0), Piece(1, range(9, 19), 0), Piece(2, [7], 0)]
-    runner.run(prompts)
     got = runner.run(prompts).float()
     runner.compiled = None
     expected = runner.run(prompts).float()

@@ -48,47 +48,83 @@ def define(
     return output
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+FORMATS = [torch.float32, torch.bfloat16, torch.float16]
+VARIANTS = ["causal", "window", "softcap", "sinks"]
+
+
+def make(
+    dtype: torch.dtype, heads: int, key_heads: int, dim: int, value_dim: int, variant: str
+) -> tuple[torch.Tensor, ...]:
+    """Query, keys, values, mask and, for the last variant, sinks."""
+    torch.manual_seed(0)
+    query = torch.randn(1, len(SLOTS), heads, dim).to(dtype).transpose(1, 2)
+    keys = torch.randn(5, key_heads, 80, dim).to(dtype)
+    values = torch.randn(5, key_heads, 80, value_dim).to(dtype)
+    stop, positions = max(POSITIONS) + 1, torch.tensor(POSITIONS)[:, None]
+    seen = torch.arange(stop) <= positions
+    if variant == "window":
+        seen &= torch.arange(stop) > positions - 20
+    return query, keys, values, seen, torch.randn(heads)
+
+
+@torch.inference_mode()
+def attend(tokens: slice, variant: str, *inputs: torch.Tensor) -> torch.Tensor:
+    """Attend from some of the tokens."""
+    query, keys, values, seen, sinks = inputs
+    causal = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    return native.attend(
+        query[:, :, tokens],
+        keys,
+        values,
+        causal if variant == "causal" else seen[None, None, tokens],
+        torch.tensor(SLOTS)[tokens],
+        torch.tensor(POSITIONS)[tokens],
+        0.3,
+        3.0 if variant == "softcap" else None,
+        sinks if variant == "sinks" else None,
+    )
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize(
     ("heads", "key_heads", "dim", "value_dim"),
-    [(9, 3, 64, 64), (4, 4, 32, 32), (14, 2, 128, 128), (6, 2, 20, 20), (4, 2, 16, 12)],
+    [
+        (9, 3, 64, 64),
+        (4, 4, 32, 32),
+        (6, 6, 96, 96),
+        (14, 2, 128, 128),
+        (8, 4, 256, 256),
+        (6, 2, 20, 20),
+        (4, 2, 16, 12),
+    ],
 )
-@pytest.mark.parametrize("variant", ["causal", "window", "softcap", "sinks"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_attention_is_what_the_definition_says(
     dtype: torch.dtype, heads: int, key_heads: int, dim: int, value_dim: int, variant: str
 ) -> None:
-    torch.manual_seed(0)
-    tokens, stop = len(SLOTS), max(POSITIONS) + 1
-    query = torch.randn(1, tokens, heads, dim).to(dtype).transpose(1, 2)
-    keys = torch.randn(5, key_heads, 80, dim).to(dtype)
-    values = torch.randn(5, key_heads, 80, value_dim).to(dtype)
-    slots, positions = torch.tensor(SLOTS), torch.tensor(POSITIONS)
-    seen = torch.arange(stop) <= positions[:, None]
-    if variant == "window":
-        seen &= torch.arange(stop) > positions[:, None] - 7
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool) if variant == "causal" else seen[None, None]
+    inputs = make(dtype, heads, key_heads, dim, value_dim, variant)
+    query, keys, values, seen, sinks = inputs
+    got = attend(slice(None), variant, *inputs)
     softcap = 3.0 if variant == "softcap" else None
-    sinks = torch.randn(heads) if variant == "sinks" else None
-    with torch.inference_mode():
-        got = native.attend(query, keys, values, mask, slots, positions, 0.3, softcap, sinks)
-    expected = define(query, keys, values, seen, 0.3, softcap, sinks)
+    learned = sinks if variant == "sinks" else None
+    expected = define(query, keys, values, seen, 0.3, softcap, learned)
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_tokens_attention_does_not_depend_on_what_runs_beside_it() -> None:
-    torch.manual_seed(0)
-    query = torch.randn(1, len(SLOTS), 9, 64).bfloat16().transpose(1, 2)
-    keys, values = torch.randn(2, 5, 3, 80, 64).bfloat16()
-    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    slots, positions = torch.tensor(SLOTS), torch.tensor(POSITIONS)
-    with torch.inference_mode():
-        all_of = native.attend(query, keys, values, mask, slots, positions, 0.1, None, None)
-        for run in (slice(0, 1), slice(2, 23), slice(23, 83), slice(83, 84)):
-            alone = native.attend(
-                query[:, :, run], keys, values, mask, slots[run], positions[run], 0.1, None, None
-            )
-            assert torch.equal(alone, all_of[:, run])
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(("heads", "dim"), [(9, 64), (3, 32), (3, 96), (6, 128), (6, 256), (6, 20)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_tokens_attention_does_not_depend_on_what_runs_beside_or_before_it(
+    dtype: torch.dtype, heads: int, dim: int, variant: str
+) -> None:
+    inputs = make(dtype, heads, 3, dim, dim, variant)
+    together = attend(slice(None), variant, *inputs)
+    for run in (slice(2, 23), slice(23, 83), slice(23, 40), slice(35, 83), slice(83, 84)):
+        assert torch.equal(attend(run, variant, *inputs), together[:, run])
+    for token in range(len(SLOTS)):
+        run = slice(token, token + 1)
+        assert torch.equal(attend(run, variant, *inputs), together[:, run])
 
 
 def test_loading_the_operators_leaves_the_smallest_numbers_alone() -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
-from workers.engines.plan import current
+from workers.engines.plan import current, make_plan
 
 Layers = list[list[torch.Tensor]]
 """Keys and values of each layer, `[rows, heads, length, dim]`."""
@@ -42,10 +42,18 @@ class SlotCache(Cache):
         cache._pairs = dict(enumerate(layers))
         return cache
 
-    @property
-    def is_laid_out(self) -> bool:
-        """Whether the tensors exist, which the first pass makes."""
-        return bool(self._pairs)
+    @torch.no_grad()
+    def lay_out(self, model: PreTrainedModel) -> None:
+        """Make the tensors, in the shapes that a model writes: by a pass of the spare row."""
+        plan = make_plan([self.spare], [0], model.device)
+        ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+        with plan.in_use():
+            model(
+                inputs_embeds=model.get_input_embeddings()(ids),
+                position_ids=plan.positions[None],
+                past_key_values=self,
+                use_cache=True,
+            )
 
     def layers_in_use(self) -> Layers:
         """Return the tensors themselves, layer by layer.

@@ -33,7 +33,7 @@ from workers.engines import attention, native, packed
 from workers.engines.base import EngineOptions
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
-from workers.engines.plan import Plan, make_plan
+from workers.engines.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -221,28 +221,20 @@ def _obstacle(options: EngineOptions, model: transformers.PreTrainedModel) -> st
 
 
 def _example(model: transformers.PreTrainedModel) -> tuple[Tensor, ...]:
-    """Three rows with pieces of a prompt and single tokens, as `Pass.forward` takes them."""
-    slots = torch.tensor([0] * 20 + [1, 2] + [1] * 10)
-    positions = torch.tensor([*range(20), 0, 0, *range(1, 11)])
+    """Two rows with pieces of a prompt and single tokens, as `Pass.forward` takes them."""
+    slots = torch.tensor([0] * 20 + [1, 0] + [1] * 10)
+    positions = torch.tensor([*range(20), 0, 20, *range(1, 11)])
     embed = model.get_input_embeddings()
     with torch.no_grad():
         embeddings = embed(torch.arange(5, 5 + len(slots))[None])
-    return embeddings, slots, positions, torch.tensor([19, 21, 31]), torch.zeros(20)
+    return embeddings, slots, positions, torch.tensor([19, 21, 31]), torch.zeros(21)
 
 
 def _fresh_layers(model: transformers.PreTrainedModel, options: EngineOptions) -> Layers:
-    """Make a cache as the engine has it: the first pass shows what shapes the model writes."""
+    """Make a cache as the engine has it."""
     assert options.context_length is not None
-    cache = SlotCache(max(options.slots, MIN_TOKENS), options.context_length)
-    plan = make_plan([0, 1], [0, 0], model.device)
-    embed = model.get_input_embeddings()
-    with plan.in_use():
-        model(
-            inputs_embeds=embed(torch.zeros((1, 2), dtype=torch.long)),
-            position_ids=plan.positions[None],
-            past_key_values=cache,
-            use_cache=True,
-        )
+    cache = SlotCache(options.slots, options.context_length)
+    cache.lay_out(model)
     return cache.layers_in_use()
 
 

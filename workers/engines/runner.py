@@ -48,6 +48,7 @@ class Runner:
         self._device = model.device
         self._selects = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.compiled: Compiled | None = None
+        cache.lay_out(model)
         self._layers: Layers = []
         self._span = torch.zeros(cache.get_max_length(), dtype=torch.uint8)
 
@@ -58,7 +59,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Run all pieces in one pass; return `[asked, vocab]`, a row for each that is asked."""
-        compiled = self.compiled if self._cache.is_laid_out else None
+        compiled = self.compiled
         kept, first = [], 0
         for piece in pieces:
             first += len(piece.ids)

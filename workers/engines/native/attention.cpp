@@ -2,8 +2,8 @@
 //
 // A single token (decoding) streams its row's keys and values once, in the cache's own number
 // format. Tokens of one row in order (a prompt) are taken in panels that share what they read.
-// Neither looks further than a token's own position, and the order of sums of a token does not
-// depend on what runs beside it.
+// Neither looks further than a token's own position, and both add up the same numbers in the same
+// order: a token's result is the same to the last bit, whatever is computed beside it or before.
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
@@ -62,18 +62,39 @@ inline Lanes load(const at::Half* p) {
 
 inline void store(float* p, const Lanes& x) { __builtin_memcpy(p, &x, sizeof(x)); }
 
-// Products of two rows; their sum is that of the lanes.
+// Products of queries and keys are added up in kLanes sums, each over every kLanes-th element, and
+// those by halves. An element is what one lane multiplies at once.
+template <typename T>
+struct Elements {
+  using Element = float;
+  static constexpr int64_t kWidth = 1;
+  static Element get(const T* p) { return widen(*p); }
+  static Lanes load(const T* p) { return ::load(p); }
+  static Lanes add(const Lanes& sums, const Lanes& a, const Lanes& b) { return sums + a * b; }
+};
+#ifdef __AVX512BF16__
+template <>
+struct Elements<at::BFloat16> {
+  using Element = float;  // two numbers
+  static constexpr int64_t kWidth = 2;
+  static Element get(const at::BFloat16* p) {
+    Element x;
+    __builtin_memcpy(&x, p, sizeof(x));
+    return x;
+  }
+  static Lanes load(const at::BFloat16* p) { return _mm512_loadu_ps(p); }
+  static Lanes add(const Lanes& sums, const Lanes& a, const Lanes& b) {
+    return _mm512_dpbf16_ps(sums, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
+  }
+};
+#endif
+
+// Products of two rows in kLanes sums.
 template <int64_t DIM, typename T>
 inline Lanes multiply(const T* a, const T* b) {
+  using E = Elements<T>;
   Lanes sums = {};
-#ifdef __AVX512BF16__
-  if constexpr (std::is_same_v<T, at::BFloat16>) {
-    for (int64_t d = 0; d < DIM; d += 2 * kLanes)
-      sums = _mm512_dpbf16_ps(sums, (__m512bh)_mm512_loadu_si512(a + d), (__m512bh)_mm512_loadu_si512(b + d));
-    return sums;
-  }
-#endif
-  for (int64_t d = 0; d < DIM; d += kLanes) sums += load(a + d) * load(b + d);
+  for (int64_t d = 0; d < DIM; d += kLanes * E::kWidth) sums = E::add(sums, E::load(a + d), E::load(b + d));
   return sums;
 }
 
@@ -110,38 +131,56 @@ inline Lanes exp_lanes(Lanes x) {
   return fraction * std::bit_cast<Lanes>((whole + 127) << 23);
 }
 
-// Products of queries and keys to weights that sum to one; there is room for a multiple of kLanes.
-void soften(const Task& task, const bool* seen, const float* sink, int64_t count, float* scores) {
-  for (int64_t j = 0; j < count; ++j) scores[j] *= task.scale;
-  if (task.softcap > 0)
-    for (int64_t j = 0; j < count; ++j)
-      scores[j] = task.softcap * std::tanh(scores[j] / task.softcap);
-  if (seen)
-    for (int64_t j = 0; j < count; ++j) scores[j] = seen[j] ? scores[j] : kNever;
-  float top = sink ? *sink : kNever;
-  for (int64_t j = 0; j < count; ++j) top = std::max(top, scores[j]);
-  for (int64_t j = count; j % kLanes; ++j) scores[j] = kNever;
+// softcap * tanh(scores / softcap).
+inline Lanes cap(const Lanes& scores, float softcap) {
+  const Lanes power = exp_lanes((scores > 0.0f ? scores : -scores) * (-2 / softcap));
+  const Lanes size = (1.0f - power) / (1.0f + power) * softcap;
+  return scores > 0.0f ? size : -size;
+}
+
+// Sums of weights, one for each position modulo kLanes, to the factor that makes all of them one.
+template <typename X>
+inline X normalize(X sum, const X* sums) {
+  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
+  return 1.0f / sum;
+}
+
+// Products of a query and keys, from a position that is a multiple of kLanes on, to weights; returns
+// their factor. There is room for a multiple of kLanes.
+float soften(const Task& task, const bool* seen, const float* sink, int64_t count, float* scores) {
+  Lanes tops = {};
+  tops += sink ? *sink : kNever;
+  for (int64_t j = 0; j < count; j += kLanes) {
+    Lanes score = load(scores + j) * task.scale;
+    if (task.softcap > 0) score = cap(score, task.softcap);
+    if (seen || j + kLanes > count)
+      for (int64_t i = 0; i < kLanes; ++i)
+        if (j + i >= count || (seen && !seen[j + i])) score[i] = kNever;
+    tops = score > tops ? score : tops;
+    store(scores + j, score);
+  }
+  float top = tops[0];
+  for (int64_t i = 1; i < kLanes; ++i) top = std::max(top, tops[i]);
   Lanes sums = {};
   for (int64_t j = 0; j < count; j += kLanes) {
     const Lanes weights = exp_lanes(load(scores + j) - top);
     store(scores + j, weights);
     sums += weights;
   }
-  float sum = sink ? std::exp(*sink - top) : 0;
-  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
-  const float factor = 1 / sum;
-  for (int64_t j = 0; j < count; ++j) scores[j] *= factor;
+  const Lanes own = exp_lanes(Lanes{} + (sink ? *sink - top : 0));
+  return normalize<float>(sink ? own[0] : 0, reinterpret_cast<const float*>(&sums));
 }
 
 inline const bool* mask_of(const Task& task, int64_t token) {
   return task.mask_token ? task.mask + token * task.mask_token : nullptr;
 }
 
+// The first position to look at, a multiple of kLanes.
 inline int64_t first_seen(const bool* seen, int64_t length) {
   int64_t first = 0;
   if (seen)
     while (first < length - 1 && !seen[first]) ++first;
-  return first;
+  return first / kLanes * kLanes;
 }
 
 // Adds up each of 16 registers; a register holds the sums.
@@ -177,11 +216,12 @@ struct Rows {
   }
 };
 
-// Adds up values by the weights `[G][padded]` of up to G heads, all of them in registers.
+// Adds up values by the weights `[G][padded]` and factors of up to G heads, all of them in registers.
 template <typename T, int64_t DIM, int64_t G = std::max<int64_t>(1, 16 * kLanes / DIM)>
-void add_values(const Rows<T>& values, const float* weights, int64_t padded, int64_t heads, T* output) {
+void add_values(const Rows<T>& values, const float* weights, const float* factors, int64_t padded,
+                int64_t heads, T* output) {
   if constexpr (G > 1) {
-    if (heads < G) return add_values<T, DIM, G - 1>(values, weights, padded, heads, output);
+    if (heads < G) return add_values<T, DIM, G - 1>(values, weights, factors, padded, heads, output);
   }
   constexpr int64_t kRegisters = DIM / kLanes;
   Lanes sums[G][kRegisters] = {};
@@ -195,8 +235,9 @@ void add_values(const Rows<T>& values, const float* weights, int64_t padded, int
   for (int64_t g = 0; g < G; ++g)
     for (int64_t r = 0; r < kRegisters; ++r)
       for (int64_t i = 0; i < kLanes; ++i)
-        output[g * DIM + r * kLanes + i] = static_cast<T>(sums[g][r][i]);
-  if (heads > G) add_values<T, DIM, G>(values, weights + G * padded, padded, heads - G, output + G * DIM);
+        output[g * DIM + r * kLanes + i] = static_cast<T>(sums[g][r][i] * factors[g]);
+  if (heads > G)
+    add_values<T, DIM, G>(values, weights + G * padded, factors + G, padded, heads - G, output + G * DIM);
 }
 
 // One token, one key head; `after` is the beginning of what is read next, or nullptr.
@@ -208,8 +249,8 @@ void attend_token(const Task& task, const Run& run, int64_t token, int64_t head,
   const bool* seen = mask_of(task, token);
   const int64_t first = first_seen(seen, length), count = length - first;
   const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
-  scratch.resize(groups * padded);
-  float* scores = scratch.data();
+  scratch.resize(groups * padded + groups);
+  float *scores = scratch.data(), *factors = scores + groups * padded;
   query += token * task.query_token + head * groups * task.query_head;
   keys += run.slot * task.key_row + head * task.key_head + first * task.key_place;
   values += run.slot * task.value_row + head * task.value_head + first * task.value_place;
@@ -225,10 +266,11 @@ void attend_token(const Task& task, const Run& run, int64_t token, int64_t head,
   }
   for (int64_t g = 0; g < groups; ++g) {
     const float* sink = task.sinks ? task.sinks + head * groups + g : nullptr;
-    soften(task, seen ? seen + first : nullptr, sink, count, scores + g * padded);
+    factors[g] = soften(task, seen ? seen + first : nullptr, sink, count, scores + g * padded);
   }
   const Rows<T> value_rows{values, after, task.value_place, task.key_place, count};
-  add_values<T, DIM>(value_rows, scores, padded, groups, output + (token * task.heads + head * groups) * DIM);
+  output += (token * task.heads + head * groups) * DIM;
+  add_values<T, DIM>(value_rows, scores, factors, padded, groups, output);
 }
 
 // The same for heads of any size.
@@ -248,41 +290,59 @@ void attend_slowly(const Task& task, const Run& run, int64_t token, int64_t head
       for (int64_t d = 0; d < task.dim; ++d) sum += widen(own[d]) * widen(keys[j * task.key_place + d]);
       scores[j] = sum;
     }
-    soften(task, seen, task.sinks ? task.sinks + h : nullptr, length, scores);
+    const float factor = soften(task, seen, task.sinks ? task.sinks + h : nullptr, length, scores);
     std::fill_n(sums, task.value_dim, 0.0f);
     for (int64_t j = 0; j < length; ++j)
       for (int64_t d = 0; d < task.value_dim; ++d)
         sums[d] += scores[j] * widen(values[j * task.value_place + d]);
     for (int64_t d = 0; d < task.value_dim; ++d)
-      output[(token * task.heads + h) * task.value_dim + d] = static_cast<T>(sums[d]);
+      output[(token * task.heads + h) * task.value_dim + d] = static_cast<T>(sums[d] * factor);
   }
 }
 
 // What a panel of a run's queries needs; a lane is one head of one token.
-template <int64_t DIM>
+template <typename T, int64_t DIM>
 struct Panel {
-  Lanes query[DIM][kParts];
+  using E = Elements<T>;
+  static constexpr int64_t kSteps = DIM / (kLanes * E::kWidth);
+
+  Lanes query[kLanes][kSteps][kParts];
   Lanes output[DIM][kParts];
-  float keys[kKeys][DIM];
+  typename E::Element keys[kKeys][kSteps][kLanes];
   Lanes factor[kParts], sinks[kParts];
   Ints own[kParts];  // how many positions the lane's token may see
   int64_t token[kPanel];
   const bool* seen[kPanel];
+
+  // Products with kKeys keys, added up as `multiply` and `add_up` do: the sums of the elements from
+  // `FROM` on, every `EACH`-th.
+  template <int64_t FROM = 0, int64_t EACH = 1>
+  IN_PLACE void multiply(int64_t part, Lanes (&sums)[kKeys]) const {
+    if constexpr (EACH == kLanes) {
+      for (int64_t i = 0; i < kKeys; ++i) sums[i] = Lanes{};
+      for (int64_t s = 0; s < kSteps; ++s)
+        for (int64_t i = 0; i < kKeys; ++i)
+          sums[i] = E::add(sums[i], query[FROM][s][part], Lanes{} + keys[i][s][FROM]);
+    } else {
+      Lanes others[kKeys];
+      multiply<FROM, 2 * EACH>(part, sums);
+      multiply<FROM + EACH, 2 * EACH>(part, others);
+      for (int64_t i = 0; i < kKeys; ++i) sums[i] += others[i];
+    }
+  }
 };
 
-// Scores of lanes `[position]` to weights, and the factor that makes their sum one.
-template <int64_t DIM>
-void soften(const Task& task, const Panel<DIM>& panel, int64_t part, const Lanes& sinks,
-            int64_t first, int64_t length, Lanes (*scores)[kParts], Lanes& factor) {
+// Scores of lanes `[position]` to weights; returns their factors.
+template <typename T, int64_t DIM>
+Lanes soften(const Task& task, const Panel<T, DIM>& panel, int64_t part, int64_t first, int64_t length,
+             Lanes (*scores)[kParts]) {
   const Ints own = panel.own[part];
   int64_t least = length;
   for (int64_t i = 0; i < kLanes; ++i) least = std::min<int64_t>(least, own[i]);
-  Lanes top = sinks;
+  Lanes top = panel.sinks[part];
   for (int64_t j = first; j < length; ++j) {
-    Lanes score = scores[j][part];
-    if (task.softcap > 0)
-      for (int64_t i = 0; i < kLanes; ++i)
-        score[i] = task.softcap * std::tanh(score[i] / task.softcap);
+    Lanes score = scores[j][part] * task.scale;
+    if (task.softcap > 0) score = cap(score, task.softcap);
     if (task.mask_token)
       for (int64_t i = 0; i < kLanes; ++i)
         score[i] = j < own[i] && panel.seen[part * kLanes + i][j] ? score[i] : kNever;
@@ -291,23 +351,26 @@ void soften(const Task& task, const Panel<DIM>& panel, int64_t part, const Lanes
     top = score > top ? score : top;
     scores[j][part] = score;
   }
-  Lanes sum = task.sinks ? exp_lanes(sinks - top) : Lanes{};
-  for (int64_t j = first; j < length; ++j) sum += scores[j][part] = exp_lanes(scores[j][part] - top);
-  factor = 1.0f / sum;
+  Lanes sums[kLanes] = {};
+  for (int64_t j = first; j < length; ++j)
+    sums[j % kLanes] += scores[j][part] = exp_lanes(scores[j][part] - top);
+  return normalize(task.sinks ? exp_lanes(panel.sinks[part] - top) : Lanes{}, sums);
 }
 
 // Up to kPanel queries of a run, counted through its tokens and their heads, and one key head.
 template <typename T, int64_t DIM>
 void attend_panel(const Task& task, const Run& run, int64_t start, int64_t head, const T* query,
                   const T* keys, const T* values, std::vector<float>& scratch, T* output) {
+  using P = Panel<T, DIM>;
+  using E = Elements<T>;
   const int64_t groups = task.groups, lanes = std::min(kPanel, run.count * groups - start);
   const int64_t length = run.position + (start + lanes - 1) / groups + 1;
   const int64_t padded = (length + kKeys - 1) / kKeys * kKeys;
-  constexpr int64_t kPanelFloats = (sizeof(Panel<DIM>) + sizeof(Lanes)) / sizeof(float);
+  constexpr int64_t kPanelFloats = (sizeof(P) + sizeof(Lanes)) / sizeof(float);
   scratch.resize(kPanelFloats + padded * kPanel + kLanes);
   const auto base = reinterpret_cast<uintptr_t>(scratch.data());
   float* scores = scratch.data() + (-base % sizeof(Lanes)) / sizeof(float);
-  auto& panel = *reinterpret_cast<Panel<DIM>*>(scores + padded * kPanel);
+  auto& panel = *reinterpret_cast<P*>(scores + padded * kPanel);
   query += head * groups * task.query_head;
   keys += run.slot * task.key_row + head * task.key_head;
   values += run.slot * task.value_row + head * task.value_head;
@@ -321,25 +384,25 @@ void attend_panel(const Task& task, const Run& run, int64_t start, int64_t head,
     first = std::min(first, first_seen(panel.seen[i], own));
     panel.sinks[i / kLanes][i % kLanes] = task.sinks ? task.sinks[head * groups + g] : kNever;
     const T* narrow = query + panel.token[i] * task.query_token + g * task.query_head;
-    for (int64_t d = 0; d < DIM; ++d)
-      panel.query[d][i / kLanes][i % kLanes] = widen(narrow[d]) * task.scale;
+    for (int64_t s = 0; s < P::kSteps; ++s)
+      for (int64_t l = 0; l < kLanes; ++l)
+        panel.query[l][s][i / kLanes][i % kLanes] = E::get(narrow + (s * kLanes + l) * E::kWidth);
   }
-  first = first / kKeys * kKeys;
   for (int64_t j = first; j < length; j += kKeys) {
     for (int64_t i = 0; i < kKeys; ++i) {
       const T* key = keys + std::min(j + i, length - 1) * task.key_place;
-      for (int64_t d = 0; d < DIM; ++d) panel.keys[i][d] = widen(key[d]);
+      for (int64_t s = 0; s < P::kSteps; ++s)
+        for (int64_t l = 0; l < kLanes; ++l) panel.keys[i][s][l] = E::get(key + (s * kLanes + l) * E::kWidth);
     }
-    Lanes sums[kKeys][kParts] = {};
-    for (int64_t d = 0; d < DIM; ++d)
-      for (int64_t i = 0; i < kKeys; ++i)
-        for (int64_t part = 0; part < kParts; ++part)
-          sums[i][part] += panel.query[d][part] * panel.keys[i][d];
-    __builtin_memcpy(scores + j * kPanel, sums, sizeof(sums));
+    for (int64_t part = 0; part < kParts; ++part) {
+      Lanes sums[kKeys];
+      panel.multiply(part, sums);
+      for (int64_t i = 0; i < kKeys; ++i) store(scores + (j + i) * kPanel + part * kLanes, sums[i]);
+    }
   }
   auto* weights = reinterpret_cast<Lanes(*)[kParts]>(scores);
   for (int64_t part = 0; part < kParts; ++part)
-    soften(task, panel, part, panel.sinks[part], first, length, weights, panel.factor[part]);
+    panel.factor[part] = soften(task, panel, part, first, length, weights);
   for (int64_t d = 0; d < DIM; d += kValues) {
     Lanes sums[kValues][kParts] = {};
     for (int64_t j = first; j < length; ++j) {
