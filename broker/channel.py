@@ -149,11 +149,12 @@ def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
     """
     written = list(batch)
     names: list[str] = []
-    values = [str(keys.ENDED_EVENTS_TTL_S)]
+    values: list[str | bytes] = [str(keys.ENDED_EVENTS_TTL_S)]
     for job_id, event in written:
         names += (keys.events(job_id), keys.live(job_id), keys.job(job_id))
         state = "" if not is_terminal(event) else "done" if isinstance(event, End) else "failed"
-        values += (json.dumps((str(event.id), encode_event(event))), state)
+        message = json.dumps((str(event.id), encode_event(event)), ensure_ascii=False)
+        values += (message.encode(errors="replace"), state)
     try:
         fenced: Any = client.evalsha(_APPEND_SHA, len(names), *names, *values)
     except NoScriptError:

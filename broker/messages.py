@@ -237,7 +237,7 @@ def encode_event(event: Event) -> dict[str, str]:
                 "message": error.message,
                 "param": error.param,
             }
-            return {"k": "error", "e": json.dumps(body)}
+            return {"k": "error", "e": json.dumps(body, ensure_ascii=False)}
 
 
 def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:

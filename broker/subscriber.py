@@ -205,15 +205,25 @@ class Subscriber:
 
     def _dispatch(self, kind: bytes, channel: str, data: Any) -> None:
         if kind == b"message":
-            entry_id, fields = json.loads(data)
-            event = decode_event(EventId.parse(entry_id), fields)
-            for inbox in tuple(self._inboxes.get(channel, ())):
-                inbox.put(event)
+            self._tell(channel, _read(channel, data))
         elif kind == b"subscribe" and (confirmed := self._confirmed.get(channel)) is not None:
             if confirmed.is_set():  # on a new connection: messages may be lost
-                for inbox in tuple(self._inboxes.get(channel, ())):
-                    inbox.put(None)
+                self._tell(channel, None)
             confirmed.set()
+
+    def _tell(self, channel: str, event: Event | None) -> None:
+        """Hand an event to its readers; None sends them to the log."""
+        for inbox in tuple(self._inboxes.get(channel, ())):
+            inbox.put(event)
+
+
+def _read(channel: str, data: bytes) -> Event | None:
+    try:
+        entry_id, fields = json.loads(data)
+        return decode_event(EventId.parse(entry_id), fields)
+    except Exception as error:  # whatever a stranger may have published
+        log.warning("no event on %s (%s): %.80r", channel, error, data)
+        return None
 
 
 def _follows(new: EventId, last: EventId) -> bool:

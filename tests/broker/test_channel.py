@@ -116,6 +116,61 @@ def test_a_reader_gets_every_event_in_order_while_it_is_written(
     assert isinstance(events[-1], End)
 
 
+ODD = (
+    "",
+    "\0",
+    "quotes \" ' \\ and \\u0041",
+    "line\u2028 and \x85 breaks\r\n",
+    "emoji \U0001f642\u200d\U0001f525, \ufeff \ufffe \U0010ffff",
+    "العربية 漢字 e\u0301",
+    "[1,2] {} null",
+    "a lone half of a pair: \ud800, \udfff",
+)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_any_text_is_read_as_it_was_written(
+    text: str, client: redis.Redis, subscriber: Subscriber
+) -> None:
+    expected = text.encode("utf-8", "replace").decode()  # halves of pairs are no text
+    job_id = make_job(client)
+    attempt = claim(client, job_id).attempt
+    live = subscriber.follow(job_id)
+    assert next(live) == Claim(EventId(1, 0), "w")
+    failed = Failed(EventId(attempt, 2), ErrorBody(500, "server_error", "x", text, None))
+    channel.append(client, [(job_id, Delta(EventId(attempt, 1), text, (1,))), (job_id, failed)])
+    told = [event for event in live if event]
+    assert told == channel.read_log(client, job_id, EventId(1, 0))
+    assert isinstance(told[0], Delta)
+    assert told[0].text == expected
+    assert isinstance(told[1], Failed)
+    assert told[1].error.message == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"5", b"\xff", b"{}", b'["1-1", 7]', b'["1", {}]', b'[[], {"k": "delta"}]', b"[" * 9999],
+)
+def test_a_message_that_is_no_event_only_sends_readers_to_the_log(
+    message: bytes,
+    client: redis.Redis,
+    subscriber: Subscriber,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(reading, "RESYNC_S", 60.0)
+    job_id = make_job(client)
+    events = subscriber.follow(job_id)
+    attempt = claim(client, job_id).attempt
+    assert next(events) == Claim(EventId(1, 0), "w")
+    client.xadd(keys.events(job_id), encode_event(Delta(EventId(1, 1), "a", (1,))), "1-1")  # type: ignore[arg-type]
+    client.publish(keys.live(job_id), message)
+    assert next(event for event in events if event) == Delta(EventId(1, 1), "a", (1,))
+    channel.append(client, [(job_id, end(attempt, 2))])
+    assert [event for event in events if event] == [end(1, 2)]
+    assert keys.live(job_id) in caplog.text
+
+
 def test_a_reader_that_comes_late_replays_the_log(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
