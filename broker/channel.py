@@ -21,18 +21,18 @@ from redis.exceptions import NoScriptError
 
 from broker import keys
 from broker.errors import ErrorBody
-from broker.messages import (
+from broker.events import (
     START,
     Delta,
     End,
     Event,
     EventId,
     Failed,
-    GenerateRequest,
     decode_event,
     encode_event,
     is_terminal,
 )
+from broker.messages import GenerateRequest
 
 log = logging.getLogger(__name__)
 

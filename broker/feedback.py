@@ -15,7 +15,8 @@ from redis.client import Pipeline
 
 from broker import keys
 from broker.errors import ErrorBody, InvalidRequest, JobNotFound
-from broker.messages import GenerateRequest, Timings, Usage
+from broker.events import Timings, Usage
+from broker.messages import GenerateRequest
 
 Vote = Literal["upvote", "downvote", "flag"]
 

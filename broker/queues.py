@@ -18,7 +18,8 @@ from rq.serializers import JSONSerializer
 
 from broker import keys
 from broker.errors import QueueFull
-from broker.messages import End, EventId, GenerateRequest, Timings, Usage, encode_event
+from broker.events import End, EventId, Timings, Usage, encode_event
+from broker.messages import GenerateRequest
 
 MAX_RETRIES: Final = 2
 """A job whose worker died is run again this many times."""

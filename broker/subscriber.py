@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from broker import keys
 from broker.channel import read_log
 from broker.errors import JobNotFound, RedisUnavailable
-from broker.messages import START, Event, EventId, decode_event, is_terminal
+from broker.events import START, Event, EventId, decode_event, is_terminal
 
 log = logging.getLogger(__name__)
 

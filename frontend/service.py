@@ -15,15 +15,8 @@ from collections.abc import Callable, Sequence
 from broker import feedback, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
-from broker.messages import (
-    START,
-    ChatMessage,
-    EventId,
-    GenerateRequest,
-    ModelInfo,
-    SamplingParams,
-    WorkerInfo,
-)
+from broker.events import START, EventId
+from broker.messages import ChatMessage, GenerateRequest, ModelInfo, SamplingParams, WorkerInfo
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
 from frontend import pictures

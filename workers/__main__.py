@@ -89,8 +89,9 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: a flag does not fit the checkpoint or this machine.
     """
+    from workers.control import listen
     from workers.pulse import Pulse
-    from workers.worker import BatchWorker, listen
+    from workers.worker import BatchWorker
 
     model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
     if flags.engine == "echo" and flags.model_path == "demo":

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from broker import channel
 from broker.errors import ErrorBody
-from broker.messages import Delta, End, Event, Failed, FinishReason, Usage
+from broker.events import Delta, End, Event, Failed, FinishReason, Usage
 from workers.running import RunningJob
 from workers.scheduler import Output
 

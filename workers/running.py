@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rq.executions import Execution
 from rq.job import Job
 
-from broker.messages import EventId, GenerateRequest, Timings
+from broker.events import EventId, Timings
+from broker.messages import GenerateRequest
 
 
 @dataclass(eq=False, slots=True)

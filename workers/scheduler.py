@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broker.errors import ErrorBody, HeliographError, WorkerFailed
-from broker.messages import FinishReason, Likely, TokenLogprob, Usage
+from broker.events import FinishReason, Likely, TokenLogprob, Usage
 from workers.engines.base import Batch, Chunk, Engine, Sampled
 from workers.pace import Pace
 from workers.sequence import Sequence

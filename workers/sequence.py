@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from broker.errors import ContextLengthExceeded
-from broker.messages import FinishReason, SamplingParams, Usage
+from broker.events import FinishReason, Usage
+from broker.messages import SamplingParams
 from workers.detokenize import Detokenizer
 
 DEFAULT_MAX_TOKENS = 1024

@@ -8,7 +8,6 @@ is what readers rely on. Never forks: a forked child cannot use the parent's GPU
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -28,7 +27,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import channel, feedback, images, keys
+from broker import channel, feedback, images
 from broker.connection import connect
 from broker.queues import GenerateJob, intermediate_key, model_queue
 from workers.engines.base import Engine
@@ -284,26 +283,3 @@ def _is_allowed(job: GenerateJob) -> bool:
     except Exception as error:
         log.error("job %s is refused: %s", job.id, error)
         return False
-
-
-def listen(worker: BatchWorker) -> threading.Thread:
-    """Start the thread that hears `helio:control`; it survives a Redis that goes away."""
-
-    def run() -> None:
-        pubsub = worker.redis.pubsub(  # type: ignore[no-untyped-call]
-            ignore_subscribe_messages=True
-        )
-        pubsub.subscribe(keys.CONTROL)
-        while True:
-            try:
-                message = pubsub.get_message(timeout=1.0)
-            except (RedisError, OSError) as error:
-                log.warning("control channel lost, trying again: %s", error)
-                time.sleep(0.5)
-                continue
-            if message is not None:
-                worker.cancel(str(json.loads(message["data"]).get("cancel")))
-
-    thread = threading.Thread(target=run, name="control", daemon=True)
-    thread.start()
-    return thread

@@ -17,15 +17,8 @@ from broker.errors import (
     RedisUnavailable,
     RemoteError,
 )
-from broker.messages import (
-    Claim,
-    Delta,
-    End,
-    Failed,
-    GenerateRequest,
-    TokenLogprob,
-    is_terminal,
-)
+from broker.events import Claim, Delta, End, Failed, TokenLogprob, is_terminal
+from broker.messages import GenerateRequest
 from broker.subscriber import Events
 from frontend.api.client import Client, ClientGone
 from frontend.api.errors import ServerStopping

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from broker.messages import Likely, TokenLogprob
+from broker.events import Likely, TokenLogprob
 
 
 def logprobs_object(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:

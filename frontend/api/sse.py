@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from broker.errors import ErrorBody, HeliographError
-from broker.messages import Delta, End, Failed, Usage
+from broker.events import Delta, End, Failed, Usage
 from broker.subscriber import Events
 from frontend.api.client import ClientGone
 from frontend.api.errors import error_object, unexpected

@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from broker.errors import ErrorBody, HeliographError, RedisUnavailable
-from broker.messages import Claim, Delta, End, Failed, GenerateRequest
+from broker.events import Claim, Delta, End, Failed
+from broker.messages import GenerateRequest
 from frontend.service import Service
 from frontend.ui import wording
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from html import escape
 
 from broker.errors import ErrorBody
-from broker.messages import End, WorkerInfo
+from broker.events import End
+from broker.messages import WorkerInfo
 
 NO_MODEL = (
     "No model is being served at the moment. Start a worker, for instance with "

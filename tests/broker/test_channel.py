@@ -15,23 +15,21 @@ from broker import channel, keys
 from broker import subscriber as reading
 from broker.connection import connect
 from broker.errors import ErrorBody, JobNotFound
-from broker.messages import (
-    ChatMessage,
+from broker.events import (
     Claim,
     Delta,
     End,
     Event,
     EventId,
     Failed,
-    GenerateRequest,
     Likely,
-    TextPart,
     Timings,
     TokenLogprob,
     Usage,
     decode_event,
     encode_event,
 )
+from broker.messages import ChatMessage, GenerateRequest, TextPart
 from broker.subscriber import Subscriber
 
 LOGPROBS = (

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from broker.connection import connect
-from broker.messages import ChatMessage, End, SamplingParams, TextPart
+from broker.events import End
+from broker.messages import ChatMessage, SamplingParams, TextPart
 from frontend.service import Service
 from tests.stack import Stack, embedded_valkey, free_port, until
 

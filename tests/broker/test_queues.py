@@ -14,7 +14,8 @@ from rq.serializers import JSONSerializer
 from broker import channel, keys, queues
 from broker.connection import connect, redis_errors
 from broker.errors import QueueFull, RedisUnavailable
-from broker.messages import ChatMessage, End, GenerateRequest, SamplingParams, TextPart
+from broker.events import End
+from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from tests.stack import free_port
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from broker import keys, queues
 from broker.channel import read_log
-from broker.messages import Delta
+from broker.events import Delta
 from tests.frontend.clients import Connection, body
 from tests.stack import Process, Stack, until
 

@@ -15,7 +15,7 @@ import redis
 from broker import channel, queues, registry
 from broker.channel import Claimed
 from broker.errors import ContextLengthExceeded, WorkerFailed
-from broker.messages import (
+from broker.events import (
     Delta,
     End,
     EventId,
@@ -25,8 +25,8 @@ from broker.messages import (
     Timings,
     TokenLogprob,
     Usage,
-    WorkerInfo,
 )
+from broker.messages import WorkerInfo
 from tests.frontend.clients import CHAT, Connection, body
 from tests.stack import Stack, until
 

@@ -6,18 +6,8 @@ from typing import Any, cast
 import pytest
 
 from broker.errors import RedisUnavailable, WorkerFailed
-from broker.messages import (
-    Claim,
-    Delta,
-    End,
-    Event,
-    EventId,
-    Failed,
-    GenerateRequest,
-    Timings,
-    Usage,
-    WorkerInfo,
-)
+from broker.events import Claim, Delta, End, Event, EventId, Failed, Timings, Usage
+from broker.messages import GenerateRequest, WorkerInfo
 from frontend.service import Service
 from frontend.ui import answer
 

@@ -3,7 +3,8 @@
 import pytest
 
 from broker.errors import InvalidImage, NoLiveWorker
-from broker.messages import End, EventId, FinishReason, Timings, Usage, WorkerInfo
+from broker.events import End, EventId, FinishReason, Timings, Usage
+from broker.messages import WorkerInfo
 from frontend.ui import wording
 from frontend.ui.conversation import Controls, Conversation
 from frontend.ui.markup import as_markdown, render

@@ -10,15 +10,8 @@ import pytest
 from PIL import Image
 
 from broker import registry
-from broker.messages import (
-    ChatMessage,
-    Delta,
-    End,
-    Failed,
-    ImagePart,
-    SamplingParams,
-    TextPart,
-)
+from broker.events import Delta, End, Failed
+from broker.messages import ChatMessage, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
 from tests.pictures import encode, scene
 from tests.stack import Stack, until

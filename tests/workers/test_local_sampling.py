@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.errors import InvalidRequest
-from broker.messages import TokenLogprob
+from broker.events import TokenLogprob
 from tests.workers.reference import generate, ids, load, own_logprobs, request, run, text
 from workers.engines.local import LocalEngine
 from workers.scheduler import Output, Scheduler

@@ -10,7 +10,8 @@ from rq.executions import Execution
 
 from broker import channel
 from broker.errors import WorkerFailed
-from broker.messages import Delta, End, Event, Failed, SamplingParams, TokenLogprob, Usage
+from broker.events import Delta, End, Event, Failed, TokenLogprob, Usage
+from broker.messages import SamplingParams
 from broker.queues import GenerateJob
 from frontend.service import Service
 from tests.broker.test_channel import claim, make_job

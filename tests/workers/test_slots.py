@@ -75,6 +75,33 @@ def test_no_more_tokens_are_promised_than_there_is_memory_for() -> None:
     assert take(slots, range(200, 220), max_tokens=20)[::3] == (2, (0,))
 
 
+def test_a_row_that_is_too_large_for_its_next_owner_is_given_back_first() -> None:
+    slots = Slots(2, 100)
+    take(slots, range(80))
+    take(slots, range(200, 205), max_tokens=5)
+    slots.leave(0, np.arange(80))
+    # 90 positions are held in the row, 10 promised beside it, 15 asked for.
+    assert take(slots, range(300, 310), max_tokens=5) == (0, 0, 0, ())
+    slots.leave(0, np.arange(300, 310))
+    slots.leave(1, np.arange(200, 205))
+    assert take(slots, range(400, 410), max_tokens=80) == (0, 0, 0, ())
+    assert take(slots, range(200, 205), max_tokens=5)[0] == 1
+
+
+def test_what_is_shared_goes_last() -> None:
+    slots = Slots(3, 100)
+    take(slots, range(40))
+    take(slots, range(200, 230))
+    slots.leave(0, np.arange(40))
+    slots.leave(1, np.arange(200, 230))
+    # 50 and 40 are held: the older one is shared, so that the younger one goes.
+    assert take(slots, range(20), max_tokens=30) == (2, 0, 19, (1,))
+    slots.leave(2, np.arange(20))
+    assert take(slots, range(500, 510), max_tokens=35) == (1, 1, 0, (0,))
+    # 50 are held, 45 promised, and 50 asked for that begin as what is held: it goes all the same.
+    assert take(slots, range(10), max_tokens=40) == (0, 0, 0, (2,))
+
+
 def test_requests_wait_for_memory_and_are_answered_rightly(llama: Path) -> None:
     engine = load(llama, slots=3, context_length=64)
     engine._slots = Slots(3, 100)

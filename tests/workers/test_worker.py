@@ -16,17 +16,8 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from broker import channel, keys, registry
-from broker.messages import (
-    ChatMessage,
-    Claim,
-    Delta,
-    End,
-    Failed,
-    GenerateRequest,
-    ImagePart,
-    SamplingParams,
-    TextPart,
-)
+from broker.events import Claim, Delta, End, Failed
+from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
 from tests.stack import Stack, embedded_valkey, real_redis, until
 
@@ -184,6 +175,15 @@ def test_a_cancel_message_that_was_lost_is_found_by_the_pulse(stack: Stack, slow
     deltas(slow, request, 2)
     stack.redis.hset(keys.job(request.id), "cancel", "1")
     assert answer(slow, request)[1].finish_reason == "cancelled"
+
+
+def test_rubbish_among_the_commands_is_logged_and_survived(stack: Stack, slow: Service) -> None:
+    for number, rubbish in enumerate([b"5", b"{}", b"\xff", b"[" * 9999], start=1):
+        stack.redis.publish(keys.CONTROL, rubbish)
+        until(
+            lambda number=number: stack.slow_worker.output.count("no command on") == number,  # type: ignore[attr-defined]
+            "the log says so",
+        )
 
 
 def test_a_killed_workers_answers_go_on_in_another_worker(stack: Stack, slow: Service) -> None:

@@ -8,7 +8,7 @@ compiler, `native` computes the same thing several times as fast.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -20,6 +20,14 @@ from workers.engines import native
 from workers.engines.plan import Block, current
 
 NAME = "heliograph"
+
+
+class _Scoring(NamedTuple):
+    """How products become weights: factor, bound and a score per head that only takes its share."""
+
+    scale: float
+    softcap: float | None
+    sinks: torch.Tensor | None
 
 
 def register() -> None:
@@ -63,11 +71,11 @@ def attend(
     if attention_mask is None or kwargs.get("position_bias") is not None:
         raise ConfigurationError("attention without a mask, or with a position bias")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    scoring = _Scoring(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
     if native.serves(query.device, query.dtype):
         plan = current()
         output = native.attend(
-            query, key, value, attention_mask, plan.slots, plan.positions, scale, softcap, sinks
+            query, key, value, attention_mask, plan.slots, plan.positions, *scoring
         )
         return output, None
     parts = []
@@ -75,7 +83,7 @@ def attend(
         rows = slice(block.slot, block.slot + block.rows)
         keys, values = key[rows, :, : block.stop], value[rows, :, : block.stop]
         queries, mask = _cut(query, attention_mask, block)
-        parts.append(_attend_block(queries, keys, values, mask, scale, softcap, sinks))
+        parts.append(_attend_block(queries, keys, values, mask, scoring))
     return torch.cat(parts, dim=1), None
 
 
@@ -95,44 +103,28 @@ def _attend_block(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
-    scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    scoring: _Scoring,
 ) -> torch.Tensor:
     """Attend within a block; grouped heads are folded into the query length."""
     rows, heads, tokens, dim = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(rows, key.shape[1], groups * tokens, dim)
     seen = mask if tokens == 1 else mask.repeat(1, 1, groups, 1)
+    scale, softcap, sinks = scoring
     if softcap is None and sinks is None:
         output = scaled_dot_product_attention(folded, key, value, attn_mask=seen, scale=scale)
     else:
+        # Capped scores (Gemma 2) or learned sinks (gpt-oss), which no kernel offers.
+        scores = folded @ key.transpose(2, 3) * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).float()
         if sinks is not None:
-            sinks = sinks.view(1, -1, groups, 1).expand(rows, -1, -1, tokens)
-        output = _attend_in_full(folded, key, value, seen, scale, softcap, sinks)
+            sink = sinks.view(1, -1, groups, 1).expand(rows, -1, -1, tokens)
+            scores = torch.cat([scores, sink.reshape(*scores.shape[:-1], 1).float()], dim=-1)
+        weights = scores.softmax(dim=-1)[..., : key.shape[2]]
+        output = weights.to(value.dtype) @ value
     return output.reshape(rows, heads, tokens, -1).transpose(1, 2).flatten(0, 1)[None]
-
-
-def _attend_in_full(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attend with capped scores (Gemma 2) or learned sinks (gpt-oss), which no kernel offers."""
-    scores = query @ key.transpose(2, 3) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).float()
-    if sinks is None:
-        weights = scores.softmax(dim=-1)
-    else:
-        sink = sinks.reshape(*scores.shape[:-1], 1).float()
-        weights = torch.cat([scores, sink], dim=-1).softmax(dim=-1)[..., :-1]
-    return weights.to(value.dtype) @ value
 
 
 def build_mask(

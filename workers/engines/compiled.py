@@ -128,7 +128,10 @@ class Compiler:
         started_s = time.monotonic()
         try:
             if not self._path.exists():
-                log.info("compiling the model in the background; serving without that so far")
+                meanwhile = (
+                    "" if self._options.compile == "now" else "; serving without that so far"
+                )
+                log.info("compiling the model%s", meanwhile)
                 self._compile()
             expected = self._try(Pass(self._model))
             native.load(self._path.parent)

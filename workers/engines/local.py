@@ -78,10 +78,10 @@ class LocalEngine:
         if seat is None:
             return False
         sequence.slot = seat.slot
-        if seat.shared and seat.source != seat.slot:
-            self.runner.copy(seat.source, seat.slot, seat.shared)
         for slot in seat.dropped:
             self.runner.give_back(slot)
+        if seat.shared and seat.source != seat.slot:
+            self.runner.copy(seat.source, seat.slot, seat.shared)
         sequence.cached = sequence.reused = seat.shared
         return True
 

@@ -6,7 +6,6 @@ takes the row over, or gets a copy. Knows ids and lengths; touches no keys and v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -28,7 +27,7 @@ _NOTHING: Keys = np.empty(0, dtype=np.int64)
 class Seat:
     """A row for a sequence, whose first `shared` positions are those of row `source`.
 
-    `dropped` are rows whose memory is to be given back, once the beginning is copied.
+    `dropped` are rows whose memory is to be given back first, which may be the row itself.
     """
 
     slot: int
@@ -79,25 +78,31 @@ class Slots:
         slot = min(free, key=lambda each: self._rows[each].left)
         if tokens and source in free and 2 * tokens >= self._rows[source].length:
             slot = source  # little or nothing of what it holds is lost
+        dropped = self._drop(slot, needed, source if tokens else None)
+        if source in dropped:
+            tokens = 0
         row = self._rows[slot]
         row.keys, row.owner, row.tokens = keys, sequence, max(row.tokens, needed)
-        return Seat(slot, source, tokens, tuple(self._drop()))
+        return Seat(slot, source, tokens, dropped)
 
     def leave(self, slot: int, keys: Keys) -> None:
         """Free a row that goes on holding `keys`; empty if they are worth nothing."""
         row = self._rows[slot]
         row.keys, row.owner, row.left = keys, None, next(self._clock)
 
-    def _drop(self) -> Iterator[int]:
-        """Let go of what was held longest, until what is left fits."""
+    def _drop(self, slot: int, needed: int, last: int | None) -> tuple[int, ...]:
+        """Let go of what rows hold until `needed` positions in `slot` fit; of one of them last."""
         surplus = sum(row.tokens for row in self._rows) - self._tokens
-        held = [slot for slot, row in enumerate(self._rows) if row.owner is None and row.tokens]
-        for slot in sorted(held, key=lambda each: self._rows[each].left):
-            if surplus <= 0:
-                return
-            surplus -= self._rows[slot].tokens
-            self._rows[slot] = _Row()
-            yield slot
+        surplus += max(0, needed - self._rows[slot].tokens)
+        dropped = []
+        free = (each for each, row in enumerate(self._rows) if row.owner is None)
+        for each in sorted(free, key=lambda x: (x == last, x != slot, self._rows[x].left)):
+            gain = self._rows[each].tokens - (needed if each == slot else 0)
+            if surplus > 0 and gain > 0:
+                surplus -= gain
+                self._rows[each] = _Row()
+                dropped.append(each)
+        return tuple(dropped)
 
 
 def _common(held: Keys, wanted: Keys) -> int:
