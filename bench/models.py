@@ -28,7 +28,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from workers.demo.architecture import CONTEXT
 from workers.demo.prompts import TOKENS_PER_TILE, VOCABULARY, Encoder
 
 DEMO = Path(__file__).parent.parent / "workers" / "demo" / "model"
@@ -98,7 +97,7 @@ def _picture_config() -> InternVLConfig:
         num_attention_heads=6,
         num_key_value_heads=2,
         intermediate_size=1024,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
         eos_token_id=encoder.end,
         pad_token_id=0,

@@ -14,6 +14,8 @@ STRETCH = 1.75
 LEAST_TOKENS = 16
 UNDISTURBED = 8
 """Factor for prompts when they are alone, and at most when they outnumber the answers."""
+UNDISTURBED_LOOK_S = 0.1
+"""Until then a request that has just come, or is cancelled, waits for a picture of another."""
 _URGENCY = 2
 """How much more the wait for a first token weighs than a pause in an answer."""
 _RATE = 0.2
@@ -44,7 +46,13 @@ class Pace:
         if alone_s > 0 and token_s > 0:
             affordable = int((STRETCH - 1) * alone_s / token_s)
             tokens = min(tokens, max(LEAST_TOKENS, affordable))
-        return tokens * min(UNDISTURBED, 1 + _URGENCY * (prompts - 1) // decodes)
+        return tokens * _weight(decodes, prompts)
+
+    def spare_s(self, decodes: int, prompts: int) -> float:
+        """Return the seconds that the engine may look at pictures before a step, likewise."""
+        if not decodes:
+            return UNDISTURBED_LOOK_S
+        return (STRETCH - 1) * self._expect_s(decodes, 0, 0) * _weight(decodes, prompts)
 
     def note(self, batch: Batch, seconds: float) -> None:
         """Learn from a step: what it took beyond what was expected is put down to its parts."""
@@ -62,6 +70,11 @@ class Pace:
     def _expect_s(self, decodes: int, tokens: int, before: int) -> float:
         parts = _parts(decodes, tokens, before)
         return sum(cost * part for cost, part in zip(self._costs_s, parts, strict=True))
+
+
+def _weight(decodes: int, prompts: int) -> int:
+    """How much of a step's time prompts get where they are many beside the answers."""
+    return min(UNDISTURBED, 1 + _URGENCY * (prompts - 1) // decodes)
 
 
 def _parts(decodes: int, tokens: int, before: int) -> list[float]:

@@ -86,12 +86,30 @@ class Scheduler:
 
     def step(self) -> list[Output]:
         """Bring every running sequence one step further; return what is new."""
+        self._look()
         batch = self._schedule()
         started_s = time.perf_counter()
         sampled = self._run(batch)
         self._pace.note(batch, time.perf_counter() - started_s)
         fresh = self._advance(batch, sampled)
         return self._collect(fresh)
+
+    def _look(self) -> None:
+        """Look at the pictures that running prompts come to, for as long as answers may wait."""
+        prompts = [each for each in self._running.values() if not each.is_decoding]
+        unready = [each for each in prompts if self._engine.ready(each) < len(each.ids)]
+        if not unready:
+            return
+        decodes = len(self._running) - len(prompts)
+        spare_s = self._pace.spare_s(decodes, len(prompts) + len(self._waiting))
+        deadline_s = time.perf_counter() + spare_s
+        for sequence in unready:
+            try:
+                self._engine.look(sequence, deadline_s)
+            except Exception as error:
+                self._fail(sequence, error)
+            if time.perf_counter() >= deadline_s:
+                return
 
     def _schedule(self) -> Batch:
         """Every running answer goes on; what is left of the budget is for prompts, in order."""
@@ -101,7 +119,9 @@ class Scheduler:
         budget = self._pace.budget(len(decodes), prompts, done)
         chunks: list[Chunk] = []
         for sequence in self._prefilling():
-            stop = min(len(sequence.ids), sequence.cached + budget)
+            stop = min(self._engine.ready(sequence), sequence.cached + budget)
+            if stop <= sequence.cached:
+                continue
             chunks.append(Chunk(sequence, sequence.cached, stop))
             budget -= stop - sequence.cached
             if budget <= 0:

@@ -111,15 +111,15 @@ def test_a_picture_is_part_of_what_is_compared(
     first = engine.prepare(turns("1", (one, "What is it?")), images)
     assert answer(engine, first) == generate(internvl, first)
     cold = watch.take()
-    encoded = engine.runner.features.encoded
+    encoded = engine.runner.tower.encoded
     other_words = engine.prepare(turns("2", (one, "How large is it?")), images)
     assert answer(engine, other_words) == generate(internvl, other_words)
     assert watch.take() < cold - len(first.payload[0].positions)  # type: ignore[index]
-    assert engine.runner.features.encoded == encoded == 1
+    assert engine.runner.tower.encoded == encoded == 1
     other_picture = engine.prepare(turns("3", (two, "What is it?")), images)
     assert answer(engine, other_picture) == generate(internvl, other_picture)
     assert watch.take() > cold - 10
-    assert engine.runner.features.encoded == 2
+    assert engine.runner.tower.encoded == 2
 
 
 def test_rows_are_given_away_in_the_order_they_were_left(

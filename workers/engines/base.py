@@ -90,7 +90,7 @@ class Sampled:
 class Engine(Protocol):
     """Computes tokens for up to `slots` sequences at once.
 
-    `step` and `release` are called from one thread; `prepare` may run beside them in others.
+    `prepare` apart, all is called from one thread; `prepare` may run beside them in others.
     """
 
     name: str
@@ -123,6 +123,20 @@ class Engine(Protocol):
         """Give a sequence a slot; False if there is none now.
 
         Sets `slot`, and `cached` to how many of its leading ids the engine holds already.
+        """
+        ...
+
+    def ready(self, sequence: Sequence) -> int:
+        """Return how many leading ids of an admitted sequence can be computed by now.
+
+        Behind them is a picture that `look` has to see first.
+        """
+        ...
+
+    def look(self, sequence: Sequence, deadline_s: float) -> None:
+        """Look at a picture of an admitted sequence that is not ready, and get something done.
+
+        Takes until `deadline_s` on the clock of `time.perf_counter` at most, or a little longer.
         """
         ...
 

@@ -114,6 +114,13 @@ class EchoEngine:
         """See `Engine.admit`; an echo needs no room."""
         return True
 
+    def ready(self, sequence: Sequence) -> int:
+        """See `Engine.ready`; an echo does not look at pictures."""
+        return len(sequence.ids)
+
+    def look(self, sequence: Sequence, deadline_s: float) -> None:
+        """See `Engine.look`."""
+
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`; takes as long as the options say."""
         ready = [chunk.is_last for chunk in batch.prefills]

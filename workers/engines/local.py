@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from broker.errors import WorkerFailed
 from broker.messages import GenerateRequest
@@ -33,6 +35,8 @@ from workers.sampling import sample
 from workers.sequence import Sequence
 
 log = logging.getLogger(__name__)
+
+_PROBE = ("probe", 2)
 
 
 class LocalEngine:
@@ -55,6 +59,8 @@ class LocalEngine:
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)
         cache = SlotCache(self.slots, self.context_length)
         self.runner = Runner(model, cache)
+        if checkpoint.pictures is not None:
+            self.runner.tower.learn_to_split(checkpoint.pictures.process(_PROBE, _probe()))
         if options.compile != "off":
             settled = replace(options, context_length=self.context_length)
             self._compiler = Compiler(settled, model)
@@ -85,6 +91,20 @@ class LocalEngine:
         sequence.cached = sequence.reused = seat.shared
         return True
 
+    def ready(self, sequence: Sequence) -> int:
+        """See `Engine.ready`."""
+        for span in _needed(sequence):
+            if not self.runner.tower.has(span.pixels):
+                return span.positions[span.overlap(0, sequence.cached).stop]
+        return len(sequence.ids)
+
+    @torch.inference_mode()
+    def look(self, sequence: Sequence, deadline_s: float) -> None:
+        """See `Engine.look`; at one picture, as the next might push it out of memory again."""
+        for span in _needed(sequence)[:1]:
+            with _heeding_memory("a picture"):
+                self.runner.tower.work(span.pixels, deadline_s)
+
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`: everything in one pass. Neighbouring rows attend together."""
         decodes = sorted(batch.decodes, key=_slot)
@@ -99,7 +119,8 @@ class LocalEngine:
             for chunk in batch.prefills
         ]
         asked = [*decodes, *(chunk.sequence for chunk in batch.prefills if chunk.is_last)]
-        logits = self._run(pieces)
+        with _heeding_memory(f"{sum(len(piece.ids) for piece in pieces)} tokens"):
+            logits = self.runner.run(pieces)
         found = dict(zip(asked, self._sample(logits, asked), strict=True)) if asked else {}
         return [found.get(sequence) for sequence in batch.sequences]
 
@@ -115,18 +136,6 @@ class LocalEngine:
             held = 0
         self._slots.leave(slot, _keys(sequence, held))
 
-    def _run(self, pieces: list[Piece]) -> torch.Tensor:
-        try:
-            return self.runner.run(pieces)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            tokens = sum(len(piece.ids) for piece in pieces)
-            raise WorkerFailed(
-                f"The worker ran out of memory on {tokens} tokens of this request. Shorten it, "
-                "send fewer images or tiles, or try again later."
-            ) from error
-
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Sampled]:
         broken = logits.amax(dim=-1).isnan()  # the greatest of numbers of which one is none
         if broken.any():
@@ -135,6 +144,19 @@ class LocalEngine:
             )
             raise WorkerFailed("The model computed numbers that are none; try another wording.")
         return sample(logits, [_row(sequence) for sequence in sequences])
+
+
+@contextmanager
+def _heeding_memory(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise WorkerFailed(
+            f"The worker ran out of memory on {what} of this request. Shorten it, send fewer "
+            "images or tiles, or try again later."
+        ) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -148,8 +170,18 @@ def _slot(sequence: Sequence) -> int:
     return sequence.slot
 
 
+def _probe() -> Image.Image:
+    """A picture that is cut into two tiles at least, by models that cut pictures."""
+    return Image.radial_gradient("L").convert("RGB").resize((512, 256))
+
+
 def _spans(sequence: Sequence) -> tuple[Span, ...]:
     return cast(tuple[Span, ...], sequence.payload)
+
+
+def _needed(sequence: Sequence) -> list[Span]:
+    """Pictures that are not computed yet, or not all of them."""
+    return [span for span in _spans(sequence) if span.positions[-1] >= sequence.cached]
 
 
 def _keys(sequence: Sequence, length: int) -> Keys:

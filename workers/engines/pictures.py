@@ -1,21 +1,18 @@
-"""Pictures for a model: the ids they take in a prompt, their pixels, and their features.
+"""Pictures for a model: the ids they take in a prompt, and their pixels.
 
-Owns the checkpoint's image processor (in its PIL form: torchvision is not needed) and a bounded
-cache of features, so a picture that comes again in the next turn is not encoded again. Knows
-nothing of prompts or sequences.
+Owns the checkpoint's image processor, in its PIL form: torchvision is not needed. Knows nothing of
+prompts or sequences.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from broker.errors import ConfigurationError
@@ -76,41 +73,6 @@ class PictureProcessor:
         ids = tuple(inputs.pop("input_ids")[0].tolist())
         inputs.pop("attention_mask", None)
         return Pixels(key, ids, inputs)
-
-
-class FeatureCache:
-    """Features by picture, the least recently used dropped beyond `max_bytes`."""
-
-    def __init__(self, model: PreTrainedModel, max_bytes: int = 256 * 2**20) -> None:
-        self._model = model
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._features: OrderedDict[Key, torch.Tensor] = OrderedDict()
-        self.encoded = 0
-        """Pictures that went through the vision tower since the start."""
-
-    def get(self, pixels: Pixels) -> torch.Tensor:
-        """Return a picture's features `[tokens, hidden]`, encoding it unless they are here."""
-        features = self._features.get(pixels.key)
-        if features is not None:
-            self._features.move_to_end(pixels.key)
-            return features
-        features = self._encode(pixels)
-        self.encoded += 1
-        self._features[pixels.key] = features
-        self._bytes += features.nbytes
-        while self._bytes > self._max_bytes and len(self._features) > 1:
-            self._bytes -= self._features.popitem(last=False)[1].nbytes
-        return features
-
-    def _encode(self, pixels: Pixels) -> torch.Tensor:
-        device = self._model.device
-        inputs = {name: value.to(device) for name, value in pixels.inputs.items()}
-        output = cast(Any, self._model).get_image_features(**inputs)
-        features = getattr(output, "pooler_output", output)
-        if not isinstance(features, torch.Tensor):
-            features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
-        return features.reshape(-1, features.shape[-1])
 
 
 def _load_processor(model_path: str, config: Any) -> Any:

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.compiled import MIN_TOKENS, Compiled
-from workers.engines.pictures import FeatureCache, Span
+from workers.engines.pictures import Span
 from workers.engines.plan import make_plan
+from workers.engines.vision import VisionTower
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Runner:
     """Runs a transformers model against a slot cache."""
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
-        self.features = FeatureCache(model)
+        self.tower = VisionTower(model)
         self._model = model
         self._cache = cache
         self._embed = model.get_input_embeddings()
@@ -101,7 +102,7 @@ class Runner:
             for span in piece.spans:
                 rows = span.overlap(piece.start, piece.stop)
                 if rows:
-                    features = self.features.get(span.pixels)[rows.start : rows.stop]
+                    features = self.tower.get(span.pixels)[rows.start : rows.stop]
                     places = [first + span.positions[row] - piece.start for row in rows]
                     embeddings[0, places] = features.to(embeddings)
             first += len(piece.ids)
