@@ -91,7 +91,7 @@ def test_a_picture_that_nobody_waits_for_any_more_is_given_up(internvl: Path) ->
     assert scheduler.cancel("gone")
     scheduler.add(asked)
     assert ids(run(scheduler)["asked"]) == generate(internvl, asked)
-    assert not any(layer._forward_pre_hooks for layer in layers(engine))
+    assert not any(module._forward_pre_hooks for module in layers(engine).modules())
     assert engine.runner.tower.encoded == 1
 
 

@@ -65,7 +65,10 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
             else transformers.AutoModelForCausalLM
         )
         with _weights_progress(progress):
-            model = cls.from_pretrained(path, **extra, **_weights(options, config, path, device))
+            weights = _weights(options, config, path, device)
+            if extra:
+                weights["quantization_config"] = cast(Any, transformers.GgufConfig)(dequantize=True)
+            model = cls.from_pretrained(path, **extra, **weights)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"cannot load {options.model_path}: {error}") from error
     if device.type == "cpu" and model.num_parameters() < _TINY_PARAMETERS:

@@ -1,7 +1,7 @@
 """The vision tower: pictures to features, a slice at a time between steps, and kept.
 
 A large picture takes a tower longer than readers of running answers should wait. So it stops after
-any of its layers when its time is up, and goes on from there after the next step. It runs on the
+any of its layers when time is up, and goes on from there after the next step. It runs on the
 engine's thread, in a greenlet: a second thread would have a second team of OpenMP's. Knows nothing
 of prompts or sequences.
 """
@@ -53,14 +53,14 @@ class VisionTower:
     def work(self, pixels: Pixels, deadline_s: float) -> None:
         """Encode a picture until `time.perf_counter()` says `deadline_s`, or it is done.
 
-        At least one layer gets done. Work on another picture that was not done is given up.
+        At least a layer gets done. Work on another picture that was not done is given up.
         """
         if self.has(pixels):
             return
         if self._work is not None and self._work.key != pixels.key:
             self._work.throw()
             self._work = None
-        work = self._work or _Work(pixels.key, lambda: self.get(pixels), _layers(self._model))
+        work = self._work or _Work(pixels.key, lambda: self.get(pixels), _linears(self._model))
         work.deadline_s, self._work = deadline_s, None
         work.switch()
         self._work = None if work.dead else work
@@ -82,8 +82,8 @@ class VisionTower:
 
     def _encode_tiles(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """Encode tile by tile; None if what the tower takes is not just a list of tiles."""
-        tiles = inputs["pixel_values"]
-        if len(inputs) > 1 or tiles.dim() != 4:
+        tiles = inputs.get("pixel_values")
+        if tiles is None or len(inputs) > 1 or tiles.dim() != 4:
             return None
         return torch.cat([self._encode({"pixel_values": tile[None]}) for tile in tiles])
 
@@ -120,11 +120,10 @@ class _Work(greenlet):
             self.parent.switch()
 
 
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a model's vision part, where it can pause."""
+def _linears(model: PreTrainedModel) -> list[nn.Module]:
+    """The linear layers of a model's vision part, before which it can pause."""
     return [
-        layer
+        module
         for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and ("vision" in path or "visual" in path)
-        for layer in module
+        if isinstance(module, nn.Linear) and ("vision" in path or "visual" in path)
     ]
