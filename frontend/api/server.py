@@ -63,7 +63,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_request(self, listener: Any, request: Any, client: socket.socket, addr: Any) -> None:
         """Serve one request; hang up on a client that takes nothing for too long."""
         try:
-            super().handle_request(listener, request, client, addr)
+            super().handle_request(listener, request, _Sender(client), addr)
         except TimeoutError:
             log.warning("a client took nothing for %.0f s: its connection is closed", STALL_S)
             raise StopIteration from None
@@ -84,6 +84,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         for client in tuple(self._clients):
             with suppress(OSError), plain_socket(fileno=os.dup(client.fileno())) as twin:
                 twin.shutdown(socket.SHUT_RD)
+
+
+class _Sender:
+    """A socket that sends what fits at once; gevent's asks for the size of its buffer each time."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+
+    def sendall(self, data: bytes) -> None:
+        sent = self._client.send(data)
+        if sent < len(data):
+            self._client.sendall(data[sent:])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
