@@ -31,6 +31,8 @@ from transformers import (
 from workers.demo.prompts import TOKENS_PER_TILE, VOCABULARY, Encoder
 
 DEMO = Path(__file__).parent.parent / "workers" / "demo" / "model"
+PICTURE_CONTEXT = 8192
+"""Room for a prompt of 2,000 tokens and pictures of many tiles."""
 TEXT, PICTURES = "smollm2", "internvl-20m"
 
 
@@ -97,7 +99,7 @@ def _picture_config() -> InternVLConfig:
         num_attention_heads=6,
         num_key_value_heads=2,
         intermediate_size=1024,
-        max_position_embeddings=8192,
+        max_position_embeddings=PICTURE_CONTEXT,
         tie_word_embeddings=True,
         eos_token_id=encoder.end,
         pad_token_id=0,

@@ -17,6 +17,7 @@ from workers.engines.runner import Piece
 from workers.scheduler import Output, Scheduler
 
 pytestmark = pytest.mark.timeout(300)
+needs_bfloat16 = pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
     answers_as_alone(again, llama)
 
 
-@pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
+@needs_bfloat16
 @pytest.mark.parametrize("load_8bit", [False, True])
 def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
     load_8bit: bool, llama: Path, compiled_dir: str
@@ -115,7 +116,7 @@ def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
     assert {number: halves[number] + rest[number] for number in everyone} == alone
 
 
-@pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
+@needs_bfloat16
 @pytest.mark.parametrize("load_8bit", [False, True])
 def test_low_precision_passes_are_those_of_the_model(
     load_8bit: bool, llama: Path, compiled_dir: str
