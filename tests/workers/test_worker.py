@@ -179,7 +179,11 @@ def test_a_cancel_message_that_was_lost_is_found_by_the_pulse(stack: Stack, slow
 
 def test_rubbish_among_the_commands_is_logged_and_survived(stack: Stack, slow: Service) -> None:
     for number, rubbish in enumerate([b"5", b"{}", b"\xff", b"[" * 9999], start=1):
-        stack.redis.publish(keys.CONTROL, rubbish)
+        # A worker is ready a moment before it hears this channel; Redis counts who heard.
+        until(
+            lambda rubbish=rubbish: stack.redis.publish(keys.CONTROL, rubbish),  # type: ignore[misc]
+            "the worker listens",
+        )
         until(
             lambda number=number: stack.slow_worker.output.count("no command on") == number,  # type: ignore[attr-defined]
             "the log says so",
