@@ -1,9 +1,10 @@
 """Publishes what the engine produces: one command for all jobs, off the engine's thread.
 
-A job gets at most one delta in each turn of `MIN_GAP_S`: what a faster engine says meanwhile is
-held and merged into the next one. First tokens and ends never wait. Turns are the same for all
-jobs, so that what was held goes out in one write. A write that Redis did not answer is repeated
-until it is: appends are idempotent. Knows nothing of tensors.
+A job gets at most one delta in each turn: what a faster engine says meanwhile is held and merged
+into the next one. First tokens and ends never wait. Turns are the same for all jobs, so that what
+was held goes out in one write, and longer the more jobs there are: each delta costs processor time
+all the way to its reader. A write that Redis did not answer is repeated until it is: appends are
+idempotent. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ log = logging.getLogger(__name__)
 
 NO_USAGE = Usage(0, 0)
 
-MIN_GAP_S = 0.02
+MIN_TURN_S = 0.02
 """A job's text moves 50 times a second at most; nobody reads faster than that."""
+TURN_S_PER_JOB = 0.002
+"""All jobs' texts together move 500 times a second, as long as that is often enough for each."""
+MAX_TURN_S = 0.06
+"""However many the jobs, a text that moves more seldom than that would seem to falter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,11 @@ class Publisher:
         *,
         on_ended: Callable[[Sequence[Ended]], None],
         on_fenced: Callable[[RunningJob], None],
-        min_gap_s: float = MIN_GAP_S,
+        min_turn_s: float = MIN_TURN_S,
     ) -> None:
         """Use `client` (may retry); call back, on the publisher's thread, when jobs are over."""
         self._client = client
-        self._min_gap_s = min_gap_s
+        self._min_turn_s = min_turn_s
         self._on_ended = on_ended
         self._on_fenced = on_fenced
         self._items: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
@@ -90,8 +95,8 @@ class Publisher:
             running = self._take(held, turn_ends_s)
             now = time.monotonic()
             if now >= turn_ends_s:
+                turn_ends_s = now + self._turn_s(len(told))
                 told.clear()
-                turn_ends_s = now + self._min_gap_s
             due = [
                 job
                 for job, outputs in held.items()
@@ -100,6 +105,9 @@ class Publisher:
             if due:
                 told.update(due)
                 self._publish([(job, _merge(held.pop(job))) for job in due])
+
+    def _turn_s(self, jobs: int) -> float:
+        return max(self._min_turn_s, min(MAX_TURN_S, jobs * TURN_S_PER_JOB))
 
     def _take(self, held: _Held, turn_ends_s: float) -> bool:
         """Move what is queued to `held`, waiting for some; with some held, to the turn's end only.

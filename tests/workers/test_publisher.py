@@ -1,4 +1,4 @@
-"""When deltas go out: the first and the last at once, others at most 50 times a second and job."""
+"""When deltas go out: the first and the last at once, others in turns, longer for many jobs."""
 
 from __future__ import annotations
 
@@ -64,6 +64,15 @@ def test_answers_of_a_fast_engine_come_in_few_events_and_complete(service: Servi
         assert 10 < len(events) <= 3 + 60 * duration_s
 
 
+def test_many_answers_at_once_come_in_longer_pieces(service: Service) -> None:
+    requests = [service.submit("echo", say("word"), SamplingParams()) for _ in range(40)]
+    answers = [[event for event in service.follow(each) if event] for each in requests]
+    assert [text(events) for events in answers] == [" ".join(["word"] * TOKENS)] * 40
+    # A second of text in turns of 60 ms; with turns of 20 ms there would be fifty events.
+    durations_s = [told(events)[-1].timings.total_s for events in answers]  # type: ignore[union-attr]
+    assert max(len(events) for events in answers) < 3 + 25 * max(durations_s)
+
+
 class Publishing:
     """A publisher with a turn so long that whatever may wait does."""
 
@@ -72,7 +81,7 @@ class Publishing:
         self.ended: list[Ended] = []
         self.fenced: list[RunningJob] = []
         self.publisher = Publisher(
-            client, on_ended=self.ended.extend, on_fenced=self.fenced.append, min_gap_s=3600.0
+            client, on_ended=self.ended.extend, on_fenced=self.fenced.append, min_turn_s=3600.0
         )
         self.publisher.start()
 
