@@ -119,7 +119,7 @@ class Scheduler:
         budget = self._pace.budget(len(decodes), prompts, done)
         chunks: list[Chunk] = []
         for sequence in self._prefilling():
-            stop = min(self._engine.ready(sequence), sequence.cached + budget)
+            stop = min(self._engine.ready(sequence), sequence.cut(sequence.cached + budget))
             if stop <= sequence.cached:
                 continue
             chunks.append(Chunk(sequence, sequence.cached, stop))

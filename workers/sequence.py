@@ -31,7 +31,8 @@ class Sequence:
     `cached` counts the leading ids whose keys and values the engine holds, `reused` those that it
     held before this sequence came. `slot` is the engine's place for them, or None; `payload` is
     what else it needs, such as pixels, and `draws` what it keeps for sampling. `stop_ids` are the
-    tokens that end this answer. `spell` gives the bytes that a token stands for. `tail` is text
+    tokens that end this answer. `joints` are stretches of the prompt, in order, that have to be
+    computed in one pass. `spell` gives the bytes that a token stands for. `tail` is text
     that was held back until the answer ended.
     """
 
@@ -42,6 +43,7 @@ class Sequence:
     eos_ids: frozenset[int]
     detokenizer: Detokenizer
     payload: object = None
+    joints: tuple[range, ...] = ()
     spell: Spell = _no_bytes
     output_ids: list[int] = field(default_factory=list)
     ids: list[int] = field(init=False)
@@ -68,6 +70,13 @@ class Sequence:
         """Tokens so far; image tokens count as prompt tokens."""
         prompt = len(self.prompt_ids)
         return Usage(prompt, len(self.output_ids), min(self.reused, prompt))
+
+    def cut(self, stop: int) -> int:
+        """Return where the next piece of the prompt may end, at `stop` or soon behind it."""
+        for joint in self.joints:
+            if joint.start < stop < joint.stop:
+                return joint.stop
+        return stop
 
     def append(self, token_id: int) -> str:
         """Take a generated token, find out whether it ends the answer, return the new text."""

@@ -145,7 +145,7 @@ def save_text_model(folder: Path, family: str, **changes: Any) -> Path:
     tokenizer = byte_level_tokenizer()
     config = text_config(family, len(tokenizer), **changes)
     model = cast(Any, transformers.AutoModelForCausalLM).from_config(config, dtype=torch.float32)
-    _save(folder, model, tokenizer)
+    save_checkpoint(folder, model, tokenizer)
     return folder
 
 
@@ -156,12 +156,12 @@ def save_internvl(folder: Path) -> Path:
         INTERNVL_TOKENS, CHATML.replace("IMAGE", INTERNVL_TOKENS["context_image_token"])
     )
     config = transformers.InternVLConfig(
-        vision_config=_vision_config(image_size=[28, 28], patch_size=[7, 7]),
+        vision_config=vision_config(image_size=[28, 28], patch_size=[7, 7]),
         text_config=text_config("qwen2", len(tokenizer)).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
     )
-    _save(folder, transformers.InternVLForConditionalGeneration(config), tokenizer)
+    save_checkpoint(folder, transformers.InternVLForConditionalGeneration(config), tokenizer)
     image_processor = {
         "image_processor_type": "GotOcr2ImageProcessor",
         "size": {"height": 28, "width": 28},
@@ -169,7 +169,7 @@ def save_internvl(folder: Path) -> Path:
         "min_patches": 1,
         "max_patches": 4,
     }
-    _save_processor(folder, "InternVLProcessor", image_processor, image_seq_length=4)
+    save_processor(folder, "InternVLProcessor", image_processor, image_seq_length=4)
     return folder
 
 
@@ -180,18 +180,18 @@ def save_llava(folder: Path) -> Path:
         {"image_token": "<image>"}, CHATML.replace("IMAGE", "<image>")
     )
     config = cast(Any, transformers.LlavaConfig)(
-        vision_config=_vision_config(model_type="clip_vision_model", image_size=28, patch_size=7),
+        vision_config=vision_config(model_type="clip_vision_model", image_size=28, patch_size=7),
         text_config=text_config("llama", len(tokenizer)).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
     )
-    _save(folder, transformers.LlavaForConditionalGeneration(config), tokenizer)
+    save_checkpoint(folder, transformers.LlavaForConditionalGeneration(config), tokenizer)
     image_processor = {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": 28},
         "crop_size": {"height": 28, "width": 28},
     }
-    _save_processor(
+    save_processor(
         folder,
         "LlavaProcessor",
         image_processor,
@@ -211,7 +211,7 @@ def save_qwen_vl(folder: Path) -> Path:
     return folder
 
 
-def _vision_config(**changes: Any) -> dict[str, Any]:
+def vision_config(**changes: Any) -> dict[str, Any]:
     return {
         "hidden_size": 24,
         "intermediate_size": 32,
@@ -222,13 +222,13 @@ def _vision_config(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _save(folder: Path, model: Any, tokenizer: Any) -> None:
+def save_checkpoint(folder: Path, model: Any, tokenizer: Any) -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _save_processor(
+def save_processor(
     folder: Path, name: str, image_processor: dict[str, Any], **settings: Any
 ) -> None:
     content = {"processor_class": name, "image_processor": image_processor, **settings}

@@ -54,7 +54,7 @@ def generate(folder: Path, sequence: Sequence, **options: object) -> list[int]:
     """The greedy answer of transformers itself to a sequence's prompt, alone in its batch."""
     model: Any = _load(folder)
     pixels: dict[str, torch.Tensor] = {}
-    for span in sequence.payload:  # type: ignore[attr-defined]
+    for span in sequence.payload.spans:  # type: ignore[attr-defined]
         for name, value in span.pixels.inputs.items():
             pixels[name] = torch.cat([pixels[name], value]) if name in pixels else value
     ids = torch.tensor([sequence.prompt_ids])

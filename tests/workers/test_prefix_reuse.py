@@ -114,7 +114,7 @@ def test_a_picture_is_part_of_what_is_compared(
     encoded = engine.runner.tower.encoded
     other_words = engine.prepare(turns("2", (one, "How large is it?")), images)
     assert answer(engine, other_words) == generate(internvl, other_words)
-    assert watch.take() < cold - len(first.payload[0].positions)  # type: ignore[index]
+    assert watch.take() < cold - len(first.payload.spans[0].positions)  # type: ignore[attr-defined]
     assert engine.runner.tower.encoded == encoded == 1
     other_picture = engine.prepare(turns("3", (two, "What is it?")), images)
     assert answer(engine, other_picture) == generate(internvl, other_picture)

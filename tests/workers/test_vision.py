@@ -121,7 +121,7 @@ def test_a_tower_that_fails_ends_one_request(internvl: Path) -> None:
 
 def test_tiles_are_encoded_apart_only_where_that_changes_nothing(internvl: Path) -> None:
     engine = load(internvl)
-    (span,) = ask(engine, "x", 1).payload  # type: ignore[attr-defined]
+    (span,) = ask(engine, "x", 1).payload.spans  # type: ignore[attr-defined]
     inputs, model = span.pixels.inputs, engine.runner._model
     assert len(inputs["pixel_values"]) == TILES
     calls = []
@@ -135,8 +135,8 @@ def test_tiles_are_encoded_apart_only_where_that_changes_nothing(internvl: Path)
 
     layer.register_forward_hook(lambda _, args, output: output + output.mean(0))
     calls.clear()
-    (other,) = ask(engine, "y", 2).payload  # type: ignore[attr-defined]
-    probe = ask(engine, "z", 3).payload[0].pixels  # type: ignore[index]
+    (other,) = ask(engine, "y", 2).payload.spans  # type: ignore[attr-defined]
+    probe = ask(engine, "z", 3).payload.spans[0].pixels  # type: ignore[attr-defined]
     engine.runner.tower.learn_to_split(probe)
     calls.clear()
     with torch.inference_mode():

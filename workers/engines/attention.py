@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import causal_mask_function
 
 from broker.errors import ConfigurationError
-from workers.engines import native
+from workers.engines import deepstack, native
 from workers.engines.plan import Block, current
 
 NAME = "heliograph"
@@ -41,6 +41,7 @@ def switch(model: PreTrainedModel) -> None:
     register()
     vision = hasattr(model.config, "vision_config")
     model.set_attn_implementation({"text_config": NAME} if vision else NAME)
+    deepstack.attach(model)
 
 
 def attend(
@@ -72,14 +73,14 @@ def attend(
         raise ConfigurationError("attention without a mask, or with a position bias")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scoring = _Scoring(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
-    if native.serves(query.device, query.dtype):
-        plan = current()
+    plan = current()
+    if plan.pictures is None and native.serves(query.device, query.dtype):
         output = native.attend(
             query, key, value, attention_mask, plan.slots, plan.positions, *scoring
         )
         return output, None
     parts = []
-    for block in current().blocks:
+    for block in plan.blocks:
         rows = slice(block.slot, block.slot + block.rows)
         keys, values = key[rows, :, : block.stop], value[rows, :, : block.stop]
         queries, mask = _cut(query, attention_mask, block)
@@ -140,10 +141,15 @@ def build_mask(
 
     The kernel needs none to look no further than a token's position: `[1, 1, 1, 1]` for that.
     """
-    if mask_function is causal_mask_function and native.serves(device, dtype):
+    plan = current()
+    pictures = plan.pictures
+    if mask_function is causal_mask_function and pictures is None and native.serves(device, dtype):
         return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=device)
     zero = torch.zeros((1, 1, 1, 1), dtype=torch.long, device=device)
-    queries = current().positions.view(1, 1, -1, 1)
+    queries = plan.positions.view(1, 1, -1, 1)
     keys = torch.arange(kv_length, device=device).view(1, 1, 1, -1)
     mask: torch.Tensor = mask_function(zero, zero, queries, keys)
+    if pictures is not None:
+        first, stop = pictures.view(2, 1, 1, -1, 1)
+        mask = mask | ((keys >= first) & (keys < stop))
     return mask.expand(1, 1, q_length, kv_length)

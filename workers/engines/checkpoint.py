@@ -114,10 +114,6 @@ def _refuse_unsupported(config: Any) -> None:
     other = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     if other:
         raise ConfigurationError(f"{config.model_type}: no support for layers of type {other}")
-    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
-        raise ConfigurationError(
-            f"{config.model_type}: models with three-dimensional positions are not supported yet"
-        )
 
 
 def _choose_template(

@@ -27,12 +27,14 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from broker.errors import ConfigurationError
-from workers.engines import attention, native, packed
+from workers.engines import attention, deepstack, native, packed
 from workers.engines.base import EngineOptions
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
+from workers.engines.layout import Placement
 from workers.engines.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ _SOURCES = [
         "compiled.py",
         "attention.py",
         "cache.py",
+        "deepstack.py",
         "native/__init__.py",
         "packed.py",
         "plan.py",
@@ -65,15 +68,17 @@ _SOURCES = [
 class Pass(nn.Module):
     """A flat list of tokens through the model, as a function of tensors alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self.width = model.get_input_embeddings().embedding_dim
 
     def forward(
         self,
         embeddings: Tensor,
         slots: Tensor,
         positions: Tensor,
+        rotary: Tensor,
         keep: Tensor,
         span: Tensor,
         layers: Layers,
@@ -81,9 +86,10 @@ class Pass(nn.Module):
         """Run the pass and write the states of every token.
 
         Args:
-            embeddings: `[1, tokens, hidden]`.
+            embeddings: `[1, tokens, hidden]`; behind it, what pictures add to layers.
             slots: row of each token, `[tokens]`.
             positions: position of each token, `[tokens]`.
+            rotary: rotary position of each token, `[1, tokens]` or `[3, 1, tokens]`.
             keep: places of the tokens whose logits are wanted, `[kept]`.
             span: anything as long as the longest row after the pass.
             layers: the cache.
@@ -91,10 +97,11 @@ class Pass(nn.Module):
         Returns:
             Logits, `[kept, vocab]`.
         """
-        with Plan(slots, positions, span.shape[0]).in_use():
+        additions = embeddings[..., self.width :]
+        with Plan(slots, positions, span.shape[0], additions=additions).in_use():
             output = self.model(
-                inputs_embeds=embeddings,
-                position_ids=positions[None],
+                inputs_embeds=embeddings[..., : self.width],
+                position_ids=rotary,
                 past_key_values=SlotCache.over(layers),
                 use_cache=True,
                 logits_to_keep=keep,
@@ -230,7 +237,10 @@ def _example(model: transformers.PreTrainedModel) -> tuple[Tensor, ...]:
     embed = model.get_input_embeddings()
     with torch.no_grad():
         embeddings = embed(torch.arange(5, 5 + len(slots))[None])
-    return embeddings, slots, positions, torch.tensor([19, 21, 31]), torch.zeros(21)
+    embeddings = pad(embeddings, (0, deepstack.levels(model) * embeddings.shape[-1]))
+    axes = Placement(model).axes
+    rotary = positions[None] if axes == 1 else positions.expand(axes, 1, -1)
+    return embeddings, slots, positions, rotary, torch.tensor([19, 21, 31]), torch.zeros(21)
 
 
 def _fresh_layers(model: transformers.PreTrainedModel, options: EngineOptions) -> Layers:
@@ -256,10 +266,13 @@ def compile_to(path: Path, options: EngineOptions) -> None:
         kept = torch.export.Dim("kept", min=MIN_TOKENS, max=MAX_TOKENS)
         stop = torch.export.Dim("stop", min=MIN_TOKENS, max=options.context_length)
         fixed = [[None, None] for _ in layers]
+        example = _example(model)
+        rotary = {example[3].dim() - 1: tokens}
+        lengths = {1: tokens}, {0: tokens}, {0: tokens}, rotary, {0: kept}, {0: stop}
         program = torch.export.export(
             whole,
-            (*_example(model), layers),
-            dynamic_shapes=({1: tokens}, {0: tokens}, {0: tokens}, {0: kept}, {0: stop}, fixed),
+            (*example, layers),
+            dynamic_shapes=(*lengths, fixed),
             strict=False,
         )
         fresh = path.with_suffix(f".{os.getpid()}.pt2")

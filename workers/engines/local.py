@@ -24,6 +24,7 @@ from workers.engines.base import Batch, EngineOptions, Loading, Sampled
 from workers.engines.cache import SlotCache
 from workers.engines.checkpoint import load_checkpoint
 from workers.engines.compiled import Compiler
+from workers.engines.layout import Layout
 from workers.engines.memory import measure
 from workers.engines.pictures import Span
 from workers.engines.preparer import Preparer
@@ -108,13 +109,16 @@ class LocalEngine:
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`: everything in one pass. Neighbouring rows attend together."""
         decodes = sorted(batch.decodes, key=_slot)
-        pieces = [Piece(_slot(each), each.ids[each.cached :], each.cached) for each in decodes] + [
+        pieces = [
+            Piece(_slot(each), each.ids[each.cached :], each.cached, layout=_layout(each))
+            for each in decodes
+        ] + [
             Piece(
                 _slot(chunk.sequence),
                 chunk.sequence.ids[chunk.start : chunk.stop],
                 chunk.start,
                 chunk.is_last,
-                _spans(chunk.sequence),
+                _layout(chunk.sequence),
             )
             for chunk in batch.prefills
         ]
@@ -175,19 +179,19 @@ def _probe() -> Image.Image:
     return Image.radial_gradient("L").convert("RGB").resize((512, 256))
 
 
-def _spans(sequence: Sequence) -> tuple[Span, ...]:
-    return cast(tuple[Span, ...], sequence.payload)
+def _layout(sequence: Sequence) -> Layout:
+    return cast(Layout, sequence.payload)
 
 
 def _needed(sequence: Sequence) -> list[Span]:
     """Pictures that are not computed yet, or not all of them."""
-    return [span for span in _spans(sequence) if span.positions[-1] >= sequence.cached]
+    return [span for span in _layout(sequence).spans if span.positions[-1] >= sequence.cached]
 
 
 def _keys(sequence: Sequence, length: int) -> Keys:
     """What the first positions of a sequence are computed from."""
     keys = np.array(sequence.ids[:length], dtype=np.int64)
-    for span in _spans(sequence):
+    for span in _layout(sequence).spans:
         rows = span.overlap(0, length)
         digest = hashlib.blake2b(repr(span.pixels.key).encode(), digest_size=7).digest()
         places = np.fromiter(rows, dtype=np.int64)

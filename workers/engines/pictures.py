@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from broker.errors import ConfigurationError
+from workers.engines.processors import load_processor
 
 Key = tuple[str, int | None]
 """A picture's SHA-256 and the most tiles it may be cut into."""
 
+_TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 _TILE_OPTIONS = ("max_patches", "max_image_tiles")
 
 
@@ -48,7 +49,7 @@ class PictureProcessor:
     """Cuts pictures into the model's tiles. Safe to use from several threads."""
 
     def __init__(self, model_path: str, config: Any) -> None:
-        self._processor = _load_processor(model_path, config)
+        self._processor = load_processor(model_path, config)
         self._lock = threading.Lock()
         try:
             self.token: str = self._processor.image_token
@@ -69,19 +70,6 @@ class PictureProcessor:
             options[self._tile_option] = max_tiles
         with self._lock:
             output = self._processor(text=[self.token], images=[image], **options)
-        inputs = dict(output)
-        ids = tuple(inputs.pop("input_ids")[0].tolist())
-        inputs.pop("attention_mask", None)
+        ids = tuple(output["input_ids"][0].tolist())
+        inputs = {name: value for name, value in output.items() if name not in _TEXT_INPUTS}
         return Pixels(key, ids, inputs)
-
-
-def _load_processor(model_path: str, config: Any) -> Any:
-    try:
-        family = cast(Any, PROCESSOR_MAPPING)[type(config)]
-    except KeyError:
-        raise ConfigurationError(f"{config.model_type}: no processor for its images") from None
-    # The whole processor would demand torchvision for its video part.
-    attributes = ["image_processor", "tokenizer"]
-    changed = {"get_attributes": classmethod(lambda _: attributes)}
-    cls: Any = type(family.__name__, (family,), changed)
-    return cls.from_pretrained(model_path, backend="pil")

@@ -34,12 +34,19 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rows and positions `[tokens]` of a pass; `stop` is the length of its longest row after it."""
+    """Rows and positions `[tokens]` of a pass; `stop` is the length of its longest row after it.
+
+    `pictures` has the first position and the end of the picture that each token belongs to,
+    `[2, tokens]`, for models whose picture tokens see all of their picture; an empty range for
+    text. `additions` `[1, tokens, levels * hidden]` are what pictures add behind the first layers.
+    """
 
     slots: torch.Tensor
     positions: torch.Tensor
     stop: int
     known_blocks: tuple[Block, ...] = ()
+    pictures: torch.Tensor | None = None
+    additions: torch.Tensor | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -65,13 +72,22 @@ def current() -> Plan:
     return _CURRENT.get()
 
 
-def make_plan(slots: Sequence[int], positions: Sequence[int], device: torch.device) -> Plan:
+def make_plan(
+    slots: Sequence[int],
+    positions: Sequence[int],
+    device: torch.device,
+    *,
+    pictures: torch.Tensor | None = None,
+    additions: torch.Tensor | None = None,
+) -> Plan:
     """Plan a pass over tokens whose rows and positions are given, token by token."""
     return Plan(
         torch.tensor(slots, device=device),
         torch.tensor(positions, device=device),
         max(positions) + 1,
         _blocks(slots, positions),
+        pictures,
+        additions,
     )
 
 

@@ -15,6 +15,7 @@ from broker.errors import InvalidRequest
 from broker.messages import GenerateRequest
 from workers.detokenize import Detokenizer
 from workers.engines.checkpoint import Checkpoint
+from workers.engines.layout import Placement
 from workers.engines.pictures import Pixels, Span
 from workers.images import load_image
 from workers.prompt import Prompt, PromptBuilder
@@ -30,6 +31,7 @@ class Preparer:
 
     def __init__(self, checkpoint: Checkpoint, context_length: int, max_image_pixels: int) -> None:
         self._pictures = checkpoint.pictures
+        self._placement = Placement(checkpoint.model)
         self._context_length = context_length
         self._max_image_pixels = max_image_pixels
         image_token = self._pictures.token if self._pictures else None
@@ -59,7 +61,8 @@ class Preparer:
             detokenizer=Detokenizer(
                 self._decode, (*sampling.stop, *self._prompts.stop), sampling.min_tokens
             ),
-            payload=spans,
+            payload=self._placement.lay_out(ids, spans),
+            joints=self._placement.joints(spans),
             spell=self._spell,
         )
         sequence.resume(resume_ids)

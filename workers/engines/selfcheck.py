@@ -7,6 +7,8 @@ engine does is refused with a clear error, rather than answering a little wrongl
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from PIL import Image
 from transformers import PreTrainedModel
@@ -14,12 +16,15 @@ from transformers import PreTrainedModel
 from broker.errors import ConfigurationError
 from workers.engines import attention
 from workers.engines.cache import SlotCache
+from workers.engines.layout import Layout, Placement
 from workers.engines.pictures import PictureProcessor, Span
 from workers.engines.runner import Piece, Runner
 
 _TOLERANCE = {torch.float32: 0.01}
 _LOW_PRECISION_TOLERANCE = 0.25
 _WORDS = 12
+_KINDS = ("mm_token_type_ids", "token_type_ids")
+"""What models call it that a token is a picture's."""
 
 
 def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
@@ -37,7 +42,10 @@ def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
         expected = _plain(model, ids, spans)
         attention.switch(model)
         cache = SlotCache(2, len(ids))
-        got = _in_pieces(Runner(model, cache), ids, spans)
+        placement = Placement(model)
+        joints = placement.joints(spans)
+        cut = joints[0].stop if joints else len(ids) // 2
+        got = _in_pieces(Runner(model, cache), ids, placement.lay_out(ids, spans), cut)
     except Exception as error:  # whatever a family that does not fit here stumbles over
         raise ConfigurationError(f"{family}: this family is not supported ({error})") from error
     spread = (expected - expected.mean()).norm()
@@ -64,17 +72,21 @@ def _probe(
 
 @torch.inference_mode()
 def _plain(model: PreTrainedModel, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
-    inputs = {
-        name: value.to(model.device) for span in spans for name, value in span.pixels.inputs.items()
-    }
-    output = model(input_ids=torch.tensor([ids], device=model.device), **inputs)
+    inputs = {name: value for span in spans for name, value in span.pixels.inputs.items()}
+    inputs["input_ids"] = torch.tensor([ids])
+    takes = inspect.signature(model.forward).parameters
+    kinds = torch.zeros((1, len(ids)), dtype=torch.int)
+    for span in spans:
+        kinds[0, list(span.positions)] = 1
+    inputs |= {name: kinds for name in _KINDS if name in takes}
+    output = model(**{name: value.to(model.device) for name, value in inputs.items()})
     logits: torch.Tensor = output.logits[0, -1].float()
     return logits
 
 
-def _in_pieces(runner: Runner, ids: list[int], spans: tuple[Span, ...]) -> torch.Tensor:
+def _in_pieces(runner: Runner, ids: list[int], layout: Layout, cut: int) -> torch.Tensor:
     """Prefill in two pieces beside another row, then decode the last token beside it."""
-    middle = len(ids) // 2
-    runner.run([Piece(1, ids[:middle], 0, False, spans), Piece(0, ids[:3], 0, False)])
-    runner.run([Piece(0, ids[3:4], 3), Piece(1, ids[middle:-1], middle, False, spans)])
-    return runner.run([Piece(0, ids[4:5], 4), Piece(1, ids[-1:], len(ids) - 1)])[1].float()
+    last = len(ids) - 1
+    runner.run([Piece(1, ids[:cut], 0, False, layout), Piece(0, ids[:3], 0, False)])
+    runner.run([Piece(0, ids[3:4], 3), Piece(1, ids[cut:-1], cut, False, layout)])
+    return runner.run([Piece(0, ids[4:5], 4), Piece(1, ids[-1:], last, layout=layout)])[1].float()

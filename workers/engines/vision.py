@@ -91,10 +91,15 @@ class VisionTower:
         device = self._model.device
         there = {name: value.to(device) for name, value in inputs.items()}
         output = cast(Any, self._model).get_image_features(**there)
-        features = getattr(output, "pooler_output", output)
-        if not isinstance(features, torch.Tensor):
-            features = torch.cat([each.reshape(-1, each.shape[-1]) for each in features])
-        return features.reshape(-1, features.shape[-1])
+        levels = [getattr(output, "pooler_output", output)]
+        levels += getattr(output, "deepstack_features", None) or []
+        return torch.cat([_flat(level) for level in levels], dim=-1)
+
+
+def _flat(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """Features of some tiles or pictures as `[tokens, hidden]`."""
+    parts = [features] if isinstance(features, torch.Tensor) else features
+    return torch.cat([each.reshape(-1, each.shape[-1]) for each in parts])
 
 
 class _Work(greenlet):

@@ -1,0 +1,122 @@
+"""Each family answers as transformers alone does: processor, template, positions and masks."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from broker.errors import ConfigurationError
+from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
+from tests.workers import families
+from tests.workers.checkpoints import save_checkpoint
+from tests.workers.reference import ids, load, picture, run
+from workers.engines.processors import load_processor
+from workers.scheduler import Scheduler
+
+PICTURES = [picture(1, (60, 40)), picture(2, (30, 90)), picture(3, (64, 64))]
+BYTES = {part.sha256: data for part, data in PICTURES}
+FIRST, SECOND, THIRD = (part for part, _ in PICTURES)
+
+
+def user(*parts: str | ImagePart) -> ChatMessage:
+    content = tuple(TextPart(text=part) if isinstance(part, str) else part for part in parts)
+    return ChatMessage(role="user", content=content)
+
+
+def assistant(text: str) -> ChatMessage:
+    return ChatMessage(role="assistant", content=(TextPart(text=text),))
+
+
+CHATS: dict[str, tuple[ChatMessage, ...]] = {
+    "no picture": (user("Hello there, how are you?"),),
+    "one picture": (user(FIRST, "What colour is the circle?"),),
+    "three pictures": (user(FIRST, SECOND, "Compare these with", THIRD, "the last"),),
+    "two turns": (user(SECOND, "What?"), assistant("A red circle."), user(FIRST, "And here?")),
+    "text again": (user("The quick brown fox jumps over"),),
+}
+
+
+class Alone:
+    """A checkpoint as transformers runs it, one conversation at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        self._processor = load_processor(str(folder), config)
+        auto: Any = transformers.AutoModelForImageTextToText
+        self._model = auto.from_pretrained(folder, dtype=torch.float32).eval()
+        self._takes = set(inspect.signature(self._model.forward).parameters)
+
+    def inputs(self, messages: tuple[ChatMessage, ...]) -> Mapping[str, torch.Tensor]:
+        """What the model's own processor makes of the whole conversation."""
+        text = self._processor.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": self._parts(m)} for m in messages],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        shas = [sha for message in messages for sha in message.images]
+        images = [Image.open(io.BytesIO(BYTES[sha])).convert("RGB") for sha in shas]
+        output = self._processor(
+            text=[text], images=images or None, return_tensors="pt", add_special_tokens=False
+        )
+        return {name: value for name, value in output.items() if name in self._takes}
+
+    def answer(self, messages: tuple[ChatMessage, ...], tokens: int) -> list[int]:
+        inputs = self.inputs(messages)
+        with torch.inference_mode():
+            output = self._model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+        answer: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer
+
+    def _parts(self, message: ChatMessage) -> list[dict[str, str]]:
+        return [
+            {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+            for part in message.content
+        ]
+
+
+def ask(name: str, tokens: int) -> GenerateRequest:
+    sampling = SamplingParams(temperature=0.0, max_tokens=tokens)
+    return GenerateRequest(
+        id=name, model="any", messages=CHATS[name], sampling=sampling, created_s=0.0
+    )
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_family_answers_in_a_batch_as_transformers_does_alone(
+    family: str, tmp_path: Path
+) -> None:
+    folder = families.FAMILIES[family](tmp_path)
+    engine, alone = load(folder), Alone(folder)
+    scheduler, expected = Scheduler(engine), {}
+    for place, name in enumerate(CHATS):
+        sequence = engine.prepare(ask(name, tokens=8 + 3 * place), BYTES)
+        assert list(sequence.prompt_ids) == alone.inputs(CHATS[name])["input_ids"][0].tolist()
+        expected[name] = alone.answer(CHATS[name], tokens=8 + 3 * place)
+        scheduler.add(sequence)
+    outputs = run(scheduler)
+    assert {name: ids(output) for name, output in outputs.items()} == expected
+    assert len({tuple(answer) for answer in expected.values()}) == len(CHATS)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_family_goes_on_from_what_it_holds_and_from_what_was_told(
+    family: str, tmp_path: Path
+) -> None:
+    folder = families.FAMILIES[family](tmp_path)
+    engine = load(folder)
+    scheduler = Scheduler(engine)
+    scheduler.add(engine.prepare(ask("two turns", 12), BYTES))
+    whole = ids(run(scheduler)["two turns"])
+    scheduler.add(engine.prepare(ask("two turns", 12), BYTES, tuple(whole[:5])))
+    again = run(scheduler)["two turns"]
+    assert whole[:5] + ids(again) == whole
+    usage = again[-1].usage
+    assert usage is not None and usage.cached_tokens == usage.prompt_tokens
