@@ -42,10 +42,13 @@ class PromptBuilder:
         tokenizer: PreTrainedTokenizerBase,
         template: str | None,
         image_token: str | None = None,
+        image_frame: tuple[str, str] = ("", ""),
     ) -> None:
+        """Take a checkpoint's tokenizer, template, and what it writes for and around a picture."""
         self._tokenizer = tokenizer
         self._template = template
         self._image_token = image_token
+        self._image_frame = image_frame
         self._encoder = TextEncoder(tokenizer, image_token)
         self._wants_parts = image_token is not None and self._takes_parts()
         self.stop = () if template else (FALLBACK_STOP,)
@@ -58,6 +61,10 @@ class PromptBuilder:
         """
         texts: list[str] = []
         rendered = self._render([self._blank(message, texts) for message in messages])
+        if self._image_token:
+            rendered = rendered.replace(
+                self._image_token, self._image_token.join(self._image_frame)
+            )
         runs = self._encoder.encode(_pieces(rendered, texts))
         pictures = sum(len(message.images) for message in messages)
         if len(runs) - 1 != pictures:

@@ -54,6 +54,12 @@ class TextEncoder:
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._first = _without_controls(backend, at_start=True)
         self._later = _without_controls(backend, at_start=False)
+        # A copy numbers the tokens that are not in its vocabulary anew.
+        self._own_ids = {
+            self._first.token_to_id(token.content): token_id
+            for token_id, token in added
+            if token.content.isspace()
+        }
         self.prefix = _prefix(backend)
 
     def control_at(self, text: str) -> int | None:
@@ -119,8 +125,8 @@ class TextEncoder:
 
     def _ids(self, text: str, started: bool) -> list[int]:
         tokenizer = self._later if started else self._first
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        return [self._own_ids.get(token_id, token_id) for token_id in ids]
 
 
 def _without_controls(backend: Tokenizer, *, at_start: bool) -> Tokenizer:

@@ -13,10 +13,8 @@ import torch
 import transformers
 from PIL import Image
 
-from broker.errors import ConfigurationError
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from tests.workers import families
-from tests.workers.checkpoints import save_checkpoint
 from tests.workers.reference import ids, load, picture, run
 from workers.engines.processors import load_processor
 from workers.scheduler import Scheduler
@@ -77,7 +75,9 @@ class Alone:
 
     def _parts(self, message: ChatMessage) -> list[dict[str, str]]:
         return [
-            {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+            {"type": "image"}
+            if isinstance(part, ImagePart)
+            else {"type": "text", "text": part.text}
             for part in message.content
         ]
 

@@ -20,7 +20,13 @@ from workers.engines.processors import load_processor
 Key = tuple[str, int | None]
 """A picture's SHA-256 and the most tiles it may be cut into."""
 
-_TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+_TEXT_OUTPUTS = {
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "text_replacement_offsets",
+}
 _TILE_OPTIONS = ("max_patches", "max_image_tiles")
 
 
@@ -59,17 +65,41 @@ class PictureProcessor:
         self.template: str | None = self._processor.chat_template
         image_processor = self._processor.image_processor
         self._tile_option = next((o for o in _TILE_OPTIONS if hasattr(image_processor, o)), None)
+        self.frame = self._find_frame()
+
+    def _find_frame(self) -> tuple[str, str]:
+        """The blanks around a picture's tokens, which may join those of the text around it."""
+        written, _ = self._run(Image.new("RGB", (64, 64)), {})
+        before, _, after = written.partition(written.strip())
+        return before, after
 
     def process(self, key: Key, image: Image.Image) -> Pixels:
-        """Prepare a picture; its ids are what the model's processor makes of one image token."""
+        """Prepare a picture; its ids are what the model's processor writes for an image token.
+
+        Without the blanks of `frame`, which belong to the prompt's text.
+        """
         if threading.current_thread() is not threading.main_thread():
             torch.set_num_threads(1)  # for this thread: the cores belong to the one that decodes
-        options: dict[str, Any] = {"add_special_tokens": False, "return_tensors": "pt"}
+        options: dict[str, Any] = {}
         max_tiles = key[1]
         if self._tile_option and max_tiles:
             options[self._tile_option] = max_tiles
         with self._lock:
-            output = self._processor(text=[self.token], images=[image], **options)
-        ids = tuple(output["input_ids"][0].tolist())
-        inputs = {name: value for name, value in output.items() if name not in _TEXT_INPUTS}
-        return Pixels(key, ids, inputs)
+            written, inputs = self._run(image, options)
+            ids = self._processor.tokenizer(written.strip(), add_special_tokens=False).input_ids
+        return Pixels(key, tuple(ids), inputs)
+
+    def _run(
+        self, image: Image.Image, options: dict[str, Any]
+    ) -> tuple[str, dict[str, torch.Tensor]]:
+        """Return what is written for a picture in a prompt, and the vision tower's inputs."""
+        output = self._processor(
+            text=[self.token],
+            images=[image],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+            **options,
+        )
+        written: str = output["text_replacement_offsets"][0][0]["replacement"]
+        inputs = {name: value for name, value in output.items() if name not in _TEXT_OUTPUTS}
+        return written, inputs

@@ -34,8 +34,8 @@ class Preparer:
         self._placement = Placement(checkpoint.model)
         self._context_length = context_length
         self._max_image_pixels = max_image_pixels
-        image_token = self._pictures.token if self._pictures else None
-        self._prompts = PromptBuilder(checkpoint.tokenizer, checkpoint.template, image_token)
+        pictures = (self._pictures.token, self._pictures.frame) if self._pictures else ()
+        self._prompts = PromptBuilder(checkpoint.tokenizer, checkpoint.template, *pictures)
         self._eos_ids = _eos_ids(checkpoint, self._prompts.end_of_turn())
         self._decode = _decoder(checkpoint.tokenizer.backend_tokenizer, self._eos_ids)
         self._spell = Spelling(checkpoint.tokenizer.backend_tokenizer)

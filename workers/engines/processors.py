@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import transformers
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from broker.errors import ConfigurationError
 
 _FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
-class PixtralProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
+class PixtralProcessor(transformers.ProcessorMixin):
     """Pixtral's rows of patches: a token for each, one between rows and one at the end."""
 
     def __init__(
@@ -35,7 +35,8 @@ class PixtralProcessor(transformers.ProcessorMixin):  # type: ignore[misc]
         image_end_token: str = "[IMG_END]",
         **_: Any,
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        base: Any = super()
+        base.__init__(image_processor, tokenizer, chat_template=chat_template)
         self.patch_pixels = patch_size * spatial_merge_size
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)

@@ -78,7 +78,7 @@ def _plain(model: PreTrainedModel, ids: list[int], spans: tuple[Span, ...]) -> t
     kinds = torch.zeros((1, len(ids)), dtype=torch.int)
     for span in spans:
         kinds[0, list(span.positions)] = 1
-    inputs |= {name: kinds for name in _KINDS if name in takes}
+    inputs |= {name: kinds for name in _KINDS if spans and name in takes}
     output = model(**{name: value.to(model.device) for name, value in inputs.items()})
     logits: torch.Tensor = output.logits[0, -1].float()
     return logits
