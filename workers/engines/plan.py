@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -81,11 +81,15 @@ def make_plan(
     additions: torch.Tensor | None = None,
 ) -> Plan:
     """Plan a pass over tokens whose rows and positions are given, token by token."""
+    stop = max(positions) + 1
+    blocks = _blocks(slots, positions)
+    if pictures is not None:  # whose tokens see some that come after them
+        blocks = tuple(replace(block, stop=stop) for block in blocks)
     return Plan(
         torch.tensor(slots, device=device),
         torch.tensor(positions, device=device),
-        max(positions) + 1,
-        _blocks(slots, positions),
+        stop,
+        blocks,
         pictures,
         additions,
     )
