@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import torch
 import transformers
 from PIL import Image
 
+from broker.events import Delta, End
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
+from frontend.service import Service
+from tests.stack import Stack, embedded_valkey
 from tests.workers import families
 from tests.workers.reference import ids, load, picture, run
 from workers.engines.processors import load_processor
@@ -69,7 +72,9 @@ class Alone:
     def answer(self, messages: tuple[ChatMessage, ...], tokens: int) -> list[int]:
         inputs = self.inputs(messages)
         with torch.inference_mode():
-            output = self._model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+            output = self._model.generate(
+                **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=None
+            )
         answer: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
         return answer
 
@@ -83,7 +88,7 @@ class Alone:
 
 
 def ask(name: str, tokens: int) -> GenerateRequest:
-    sampling = SamplingParams(temperature=0.0, max_tokens=tokens)
+    sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     return GenerateRequest(
         id=name, model="any", messages=CHATS[name], sampling=sampling, created_s=0.0
     )
@@ -104,6 +109,32 @@ def test_a_family_answers_in_a_batch_as_transformers_does_alone(
     outputs = run(scheduler)
     assert {name: ids(output) for name, output in outputs.items()} == expected
     assert len({tuple(answer) for answer in expected.values()}) == len(CHATS)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("families")
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        yield made
+        made.stop()
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_worker_serves_a_family(family: str, stack: Stack, tmp_path: Path) -> None:
+    folder = families.FAMILIES[family](tmp_path)
+    alone, service = Alone(folder), Service(stack.settings())
+    worker = stack.worker("--model-path", str(folder), "--model-name", family, "--dtype", "float32")
+    for data in BYTES.values():
+        service.store_image(data)
+    sampling = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
+    requests = {name: service.submit(family, CHATS[name], sampling) for name in CHATS}
+    told = {name: [e for e in service.follow(each) if e] for name, each in requests.items()}
+    worker.stop()
+    service.close()
+    for name, events in told.items():
+        answer = [i for event in events if isinstance(event, Delta | End) for i in event.token_ids]
+        assert answer == alone.answer(CHATS[name], tokens=10)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -65,7 +65,12 @@ class PictureProcessor:
         self.template: str | None = self._processor.chat_template
         image_processor = self._processor.image_processor
         self._tile_option = next((o for o in _TILE_OPTIONS if hasattr(image_processor, o)), None)
-        self.frame = self._find_frame()
+        try:
+            self.frame = self._find_frame()
+        except Exception as error:  # whatever a processor that does not fit stumbles over
+            raise ConfigurationError(
+                f"{config.model_type}: its processor prepares no pictures here ({error})"
+            ) from error
 
     def _find_frame(self) -> tuple[str, str]:
         """The blanks around a picture's tokens, which may join those of the text around it."""
