@@ -27,7 +27,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from broker.errors import ConfigurationError
 from workers.engines import attention, deepstack, native, packed
@@ -237,9 +236,10 @@ def _example(model: transformers.PreTrainedModel) -> tuple[Tensor, ...]:
     embed = model.get_input_embeddings()
     with torch.no_grad():
         embeddings = embed(torch.arange(5, 5 + len(slots))[None])
-    embeddings = pad(embeddings, (0, deepstack.levels(model) * embeddings.shape[-1]))
+    embeddings = torch.cat([embeddings] * (1 + deepstack.levels(model)), dim=-1)
     axes = Placement(model).axes
-    rotary = positions[None] if axes == 1 else positions.expand(axes, 1, -1)
+    # Each axis has numbers and memory of its own: compiled code would take them for one.
+    rotary = positions[None] if axes == 1 else positions * torch.arange(1, axes + 1)[:, None, None]
     return embeddings, slots, positions, rotary, torch.tensor([19, 21, 31]), torch.zeros(21)
 
 
