@@ -50,6 +50,7 @@ class PromptBuilder:
         self._template = template
         self._image_token = image_token
         self._encoder = TextEncoder(tokenizer, image_token)
+        self._prefixed = not isinstance(template, str)  # checkpoints' templates write it themselves
         self._wants_parts = image_token is not None and self._takes_parts()
         self.stop = self._stop()
 
@@ -59,7 +60,7 @@ class PromptBuilder:
         Raises:
             InvalidRequest: the template does not accept the roles, or drops or adds a picture.
         """
-        runs = self._encoder.encode(write(messages, self._render))
+        runs = self._encoder.encode(write(messages, self._render), self._prefixed)
         pictures = sum(len(message.images) for message in messages)
         if len(runs) - 1 != pictures:
             raise InvalidRequest(
@@ -71,7 +72,8 @@ class PromptBuilder:
 
     def text(self, messages: tuple[ChatMessage, ...]) -> str:
         """Render a conversation to what the model reads, each picture as the image token."""
-        return as_text(write(messages, self._render))
+        prefix = self._encoder.prefix if self._prefixed else ""
+        return prefix + as_text(write(messages, self._render))
 
     def end_of_turn(self) -> int | None:
         """Return the id of the control token that the template writes behind an answer, if any."""
@@ -96,12 +98,11 @@ class PromptBuilder:
         try:
             if isinstance(self._template, Template):
                 mark = self._image_token or DEFAULT_MARK
-                text = self._template.render(turns, add_generation_prompt, mark)
-                return self._encoder.prefix + text
+                return self._template.render(turns, add_generation_prompt, mark)
             if not self._wants_parts:
                 turns = [self._flatten(turn) for turn in turns]
             if self._template is None:
-                return _render_plainly(turns, self._encoder.prefix)
+                return _render_plainly(turns)
             return self._render_own(self._template, turns, add_generation_prompt)
         except TemplateError as error:
             raise InvalidRequest(
@@ -174,10 +175,10 @@ def _pieces(rendered: str, texts: list[str]) -> Iterator[Piece]:
         yield Piece(texts[int(piece)] if from_people else piece, from_people)
 
 
-def _render_plainly(turns: list[Turn], prefix: str) -> str:
+def _render_plainly(turns: list[Turn]) -> str:
     """Write a conversation for a checkpoint without a template, as `User: ...` lines."""
     lines = [f"{turn['role'].capitalize()}: {turn['content']}\n" for turn in turns]
-    return prefix + "".join(lines) + "Assistant:"
+    return "".join(lines) + "Assistant:"
 
 
 def _text(text: str) -> dict[str, str]:

@@ -119,9 +119,10 @@ def _part(part: Any, where: str) -> Part:
             f"{where} must be a text part with its text, or a part of type {' or '.join(_IMAGES)}."
         )
     try:
-        return TextPart(text=part["text"])
-    except ValueError:
+        part["text"].encode()
+    except UnicodeEncodeError:
         raise InvalidRequest(f"{where}: half of a surrogate pair is no text.") from None
+    return TextPart(text=part["text"])
 
 
 def _prompt(flags: argparse.Namespace, messages: tuple[ChatMessage, ...]) -> str:
