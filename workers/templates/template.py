@@ -51,46 +51,49 @@ class Template:
             InvalidRequest: a system message stands behind another message.
             jinja2.TemplateError: the template does not accept the turns.
         """
-        # The table of templates is read without it, in half a second less.
+        # Imported late: `--help` lists the templates and need not wait for transformers.
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        given, turns = turns[:1], turns[1:]
-        if not given or given[0]["role"] != "system":
-            given, turns = [], given + turns
+        system, turns = self._split(turns)
+        (text,), _ = cast(Any, render_jinja_template)(
+            [list(self._place_images(turns, mark))],
+            chat_template=_source(self.style),
+            add_generation_prompt=add_generation_prompt,
+            system=system,
+            roles={"system": self.system_role, "user": self.user, "assistant": self.assistant},
+            seps={"user": self.sep, "assistant": self.sep2},
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _split(self, turns: list[Turn]) -> tuple[str, list[Turn]]:
+        """Take the system message off, or the template's own if there is none."""
+        system = self.system
+        if turns and turns[0]["role"] == "system":
+            system, turns = _text(turns[0]), turns[1:]
         if any(turn["role"] == "system" for turn in turns):
             raise InvalidRequest(
                 "The model's chat template takes one system message, before all others.",
                 param="messages",
             )
-        rendered, _ = cast(Any, render_jinja_template)(
-            [list(self._place_images(turns, mark))],
-            chat_template=_source(self.style),
-            add_generation_prompt=add_generation_prompt,
-            system=_text(given[0]) if given else self.system,
-            roles={"system": self.system_role, "user": self.user, "assistant": self.assistant},
-            seps={"user": self.sep, "assistant": self.sep2},
-        )
-        text: str = rendered[0]
-        return text
+        return system, turns
 
     def _place_images(self, turns: list[Turn], mark: str) -> Iterator[Turn]:
+        """Write each turn's pictures in front of its text."""
         total = sum(map(_images, turns))
         seen = 0
         for place, turn in enumerate(turns):
             count, text = _images(turn), _text(turn)
-            marks = f"{mark}\n" * count
-            if self.images == "numbered":
-                if total > 1:
-                    numbers = range(seen + 1, seen + count + 1)
-                    marks = "".join(f"Image-{number}: {mark}\n" for number in numbers)
-            elif count and place == 0:
-                text = text.strip()
-                if self.images == "tagged":
-                    yield _turn("user", f"<Image>{mark}</Image>" * count)
-                    yield _turn("assistant", "Received.")
-                    marks = ""
+            opens = count > 0 and place == 0 and self.images != "numbered"
+            if opens and self.images == "tagged":
+                yield _turn("user", f"<Image>{mark}</Image>" * count)
+                yield _turn("assistant", "Received.")
+                count = 0
+            numbers = range(seen + 1, seen + count + 1)
+            numbered = self.images == "numbered" and total > 1
+            marks = (f"Image-{n}: {mark}\n" if numbered else f"{mark}\n" for n in numbers)
+            yield _turn(turn["role"], "".join(marks) + (text.strip() if opens else text))
             seen += count
-            yield _turn(turn["role"], marks + text)
 
 
 @cache
