@@ -1,11 +1,13 @@
 """`python -m workers`: one worker process that serves one model from its queue.
 
 The flags are those of the worker people already know; what is not given comes from the settings.
+`python -m workers prompt` and `tiles` show what the model would be given, see `workers.commands`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import socket
@@ -20,10 +22,12 @@ from broker.messages import WorkerInfo
 from broker.settings import Settings
 from workers.engines import load_engine
 from workers.engines.base import EngineOptions
+from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
 DEFAULT_SLOTS = {"local": 16, "echo": 256}
+COMMANDS = {"prompt": "workers.commands.prompt", "tiles": "workers.commands.tiles"}
 
 log = logging.getLogger("workers")
 
@@ -69,6 +73,14 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         metavar="SLOTS",
         help="requests that run at once, in one batch (default: local 16, echo 256)",
     )
+    parser.add_argument(
+        "--conv-template",
+        default="auto",
+        choices=["auto", *TEMPLATES],
+        metavar="NAME",
+        help="conversation template: auto (the checkpoint's own, else by the model's name), or "
+        + ", ".join(TEMPLATES),
+    )
     parser.add_argument("--context-length", type=int, help="tokens a conversation may have at most")
     return parser.parse_args(argv)
 
@@ -113,6 +125,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     try:
         options = EngineOptions(
             model_path=model_path,
+            model_name=name,
             engine=flags.engine,
             device=flags.device,
             dtype=flags.dtype,
@@ -122,6 +135,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             max_image_pixels=settings.max_image_pixels,
             compile=flags.compile,
             compile_dir=str(settings.data_dir / "compiled"),
+            conv_template=flags.conv_template,
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)
@@ -140,7 +154,10 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run a worker; a wrong setting ends it with one sentence."""
+    """Run a worker or a command; a wrong setting ends it with one sentence."""
+    if module := COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else ""):
+        importlib.import_module(module).main(sys.argv[2:])
+        return
     try:
         settings = Settings.from_environment()
         logging.basicConfig(

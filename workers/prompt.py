@@ -1,23 +1,23 @@
-"""Conversations to token ids, by the checkpoint's own chat template, so that text stays text.
+"""Conversations to token ids, by a chat template, so that text stays text.
 
 Nobody's words reach the template: it renders placeholders, and only what the template itself wrote
 may become a control token (`<|im_end|>`, `<image>`, `<think>`); see `text_encoder`. For ordinary
-text the ids are those of transformers' `apply_chat_template`. Knows nothing of tensors, and of
-pictures only where they stand.
+text the ids are those of transformers' `apply_chat_template`. The template is the checkpoint's own
+or one of `workers.templates`. Knows nothing of tensors, and of pictures only where they stand.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from broker.errors import InvalidRequest
 from broker.messages import ChatMessage, ImagePart, TextPart
+from workers.templates import DEFAULT_MARK, Template, Turn
 from workers.text_encoder import Piece, TextEncoder
 
 FALLBACK_STOP = "\nUser:"
@@ -35,12 +35,15 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Builds prompts for one checkpoint. Safe to use from several threads."""
+    """Builds prompts for one checkpoint. Safe to use from several threads.
+
+    A template as text is the checkpoint's own; without any, a conversation is `User: ...` lines.
+    """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: str | None,
+        template: str | Template | None,
         image_token: str | None = None,
         image_frame: tuple[str, str] = ("", ""),
     ) -> None:
@@ -50,8 +53,9 @@ class PromptBuilder:
         self._image_token = image_token
         self._image_frame = image_frame
         self._encoder = TextEncoder(tokenizer, image_token)
+        self._prefixed = not isinstance(template, str)  # checkpoints' templates write it themselves
         self._wants_parts = image_token is not None and self._takes_parts()
-        self.stop = () if template else (FALLBACK_STOP,)
+        self.stop = self._stop()
 
     def build(self, messages: tuple[ChatMessage, ...]) -> Prompt:
         """Render and encode a conversation.
@@ -59,13 +63,7 @@ class PromptBuilder:
         Raises:
             InvalidRequest: the template does not accept the roles, or drops or adds a picture.
         """
-        texts: list[str] = []
-        rendered = self._render([self._blank(message, texts) for message in messages])
-        if self._image_token:
-            rendered = rendered.replace(
-                self._image_token, self._image_token.join(self._image_frame)
-            )
-        runs = self._encoder.encode(_pieces(rendered, texts))
+        runs = self._encoder.encode(write(messages, self._render_framed), self._prefixed)
         pictures = sum(len(message.images) for message in messages)
         if len(runs) - 1 != pictures:
             raise InvalidRequest(
@@ -75,12 +73,15 @@ class PromptBuilder:
             )
         return Prompt(tuple(tuple(run) for run in runs))
 
+    def text(self, messages: tuple[ChatMessage, ...]) -> str:
+        """Render a conversation to what the model reads, each picture as the image token."""
+        prefix = self._encoder.prefix if self._prefixed else ""
+        return prefix + as_text(write(messages, self._render_framed))
+
     def end_of_turn(self) -> int | None:
         """Return the id of the control token that the template writes behind an answer, if any."""
-        said = (("user", "a"), ("assistant", "\ue000"))
         turns = [
-            {"role": role, "content": [_text(text)] if self._wants_parts else text}
-            for role, text in said
+            {"role": r, "content": [_text(t)]} for r, t in (("user", "a"), ("assistant", "\ue000"))
         ]
         try:
             rendered = self._render(turns, add_generation_prompt=False)
@@ -88,41 +89,74 @@ class PromptBuilder:
             return None
         return self._encoder.control_at(rendered.partition("\ue000")[2])
 
-    def _blank(self, message: ChatMessage, texts: list[str]) -> dict[str, Any]:
-        """Write a turn for the template, its texts replaced by placeholders and put in `texts`."""
-        parts = list(_parts(message, texts))
-        if self._wants_parts:
-            return {"role": message.role, "content": parts}
-        words = (part.get("text", f"{self._image_token}\n") for part in parts)
-        return {"role": message.role, "content": "".join(words)}
-
-    def _render(self, turns: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def _stop(self) -> tuple[str, ...]:
+        """Texts that end an answer, where no control token does."""
         if self._template is None:
-            return _render_plainly(turns, self._encoder.prefix)
+            return (FALLBACK_STOP,)
+        if isinstance(self._template, str) or self.end_of_turn() is not None:
+            return ()
+        return (self._template.stop,) if self._template.stop else ()
+
+    def _render_framed(self, turns: list[Turn]) -> str:
+        rendered = self._render(turns)
+        if not self._image_token:
+            return rendered
+        return rendered.replace(self._image_token, self._image_token.join(self._image_frame))
+
+    def _render(self, turns: list[Turn], add_generation_prompt: bool = True) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(
-                turns,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
+            if isinstance(self._template, Template):
+                mark = self._image_token or DEFAULT_MARK
+                return self._template.render(turns, add_generation_prompt, mark)
+            if not self._wants_parts:
+                turns = [self._flatten(turn) for turn in turns]
+            if self._template is None:
+                return _render_plainly(turns)
+            return self._render_own(self._template, turns, add_generation_prompt)
         except TemplateError as error:
             raise InvalidRequest(
                 "The model's chat template does not accept this conversation. Most accept user "
                 "and assistant messages in turn, some of them a system message before.",
                 param="messages",
             ) from error
+
+    def _render_own(self, template: str, turns: list[Turn], add_generation_prompt: bool) -> str:
+        text = self._tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
         assert isinstance(text, str)
         return text
 
+    def _flatten(self, turn: Turn) -> Turn:
+        words = (part.get("text", f"{self._image_token}\n") for part in turn["content"])
+        return {"role": turn["role"], "content": "".join(words)}
+
     def _takes_parts(self) -> bool:
-        """Whether the template takes a list of parts, rather than printing it as it is."""
-        if self._template is None:
+        """Whether the checkpoint's template takes a list of parts, or prints it as it is."""
+        if not isinstance(self._template, str):
             return False
+        turn = {"role": "user", "content": [_text("a")]}
         try:
-            return "'type'" not in self._render([{"role": "user", "content": [_text("a")]}])
-        except (InvalidRequest, TypeError):
+            return "'type'" not in self._render_own(self._template, [turn], True)
+        except (TemplateError, TypeError):
             return False
+
+
+def write(messages: tuple[ChatMessage, ...], render: Callable[[list[Turn]], str]) -> list[Piece]:
+    """Render a conversation with placeholders for its texts, and put the texts back in place."""
+    texts: list[str] = []
+    turns = [
+        {"role": message.role, "content": list(_parts(message, texts))} for message in messages
+    ]
+    return list(_pieces(render(turns), texts))
+
+
+def as_text(pieces: list[Piece]) -> str:
+    """Join pieces to the text that they are."""
+    return "".join(piece.text for piece in pieces)
 
 
 def _parts(message: ChatMessage, texts: list[str]) -> Iterator[dict[str, str]]:
@@ -150,10 +184,10 @@ def _pieces(rendered: str, texts: list[str]) -> Iterator[Piece]:
         yield Piece(texts[int(piece)] if from_people else piece, from_people)
 
 
-def _render_plainly(turns: list[dict[str, Any]], prefix: str) -> str:
+def _render_plainly(turns: list[Turn]) -> str:
     """Write a conversation for a checkpoint without a template, as `User: ...` lines."""
     lines = [f"{turn['role'].capitalize()}: {turn['content']}\n" for turn in turns]
-    return prefix + "".join(lines) + "Assistant:"
+    return "".join(lines) + "Assistant:"
 
 
 def _text(text: str) -> dict[str, str]:

@@ -60,16 +60,21 @@ class TextEncoder:
             for token_id, token in added
             if token.content.isspace()
         }
-        self.prefix = _prefix(backend)
+        self._prefix_ids = _prefix_ids(backend)
+        self.prefix = "".join(backend.id_to_token(i) or "" for i in self._prefix_ids)
 
     def control_at(self, text: str) -> int | None:
         """Return the id of the control token that a text begins with."""
         found = self._control.match(text.lstrip())
         return self._controls[found[0]][0] if found and found[0] in self._controls else None
 
-    def encode(self, pieces: Iterable[Piece]) -> list[list[int]]:
-        """Encode pieces into the runs of ids between pictures."""
-        runs: list[list[int]] = [[]]
+    def encode(self, pieces: Iterable[Piece], prefixed: bool = False) -> list[list[int]]:
+        """Encode pieces into the runs of ids between pictures.
+
+        With `prefixed`, the tokenizer's own ids (`prefix`) come first, as before any text: other
+        than control tokens that a template writes, they leave the text its first blank.
+        """
+        runs: list[list[int]] = [self._prefix_ids[:] if prefixed else []]
         started = False
         for stretch in self._trim(list(self._stretches(pieces))):
             if not stretch.control:
@@ -145,8 +150,8 @@ def _without_controls(backend: Tokenizer, *, at_start: bool) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _prefix(backend: Tokenizer) -> str:
-    """Return the control tokens that the tokenizer itself puts before a text, as text."""
+def _prefix_ids(backend: Tokenizer) -> list[int]:
+    """Return the control tokens that the tokenizer itself puts before a text."""
     encoding = backend.encode("a")
-    first = encoding.special_tokens_mask.index(0)
-    return "".join(backend.id_to_token(token_id) or "" for token_id in encoding.ids[:first])
+    ids: list[int] = encoding.ids[: encoding.special_tokens_mask.index(0)]
+    return ids

@@ -32,6 +32,10 @@ class EngineOptions:
     compile: str = "off"
     compile_dir: str = "."
     """Where compiled code is kept for the next start."""
+    model_name: str = ""
+    """What the model is served as: without a chat template, its name may say how it was trained."""
+    conv_template: str = "auto"
+    """A name of `workers.templates`; `"auto"` is the checkpoint's own, else by the model's name."""
 
 
 @dataclass(frozen=True, slots=True)

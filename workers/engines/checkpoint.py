@@ -19,9 +19,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
+from workers import templates
 from workers.engines import native, packed
 from workers.engines.base import EngineOptions, Loading
 from workers.engines.pictures import PictureProcessor
+from workers.templates import Template
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SMALL_BYTES = 4_000_000_000
@@ -38,7 +40,7 @@ class Checkpoint:
 
     model: transformers.PreTrainedModel
     tokenizer: transformers.PreTrainedTokenizerBase
-    template: str | None
+    template: str | Template | None
     pictures: PictureProcessor | None
     max_length: int
 
@@ -52,16 +54,12 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
     path, extra = _locate(options.model_path)
     device = _choose_device(options.device)
     progress(1)
+    config, tokenizer, pictures = load_language(options.model_path)
+    progress(5)
     try:
-        config = transformers.AutoConfig.from_pretrained(path, **extra)
-        _refuse_unsupported(config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **extra)
-        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        pictures = PictureProcessor(path, config) if takes_images else None
-        progress(5)
         cls = (
             transformers.AutoModelForImageTextToText
-            if takes_images
+            if pictures
             else transformers.AutoModelForCausalLM
         )
         with _weights_progress(progress):
@@ -81,10 +79,29 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
     return Checkpoint(
         model=cast(Any, model).eval(),
         tokenizer=tokenizer,
-        template=_choose_template(tokenizer, pictures),
+        template=choose_template(options, config, tokenizer, pictures),
         pictures=pictures,
         max_length=getattr(config.get_text_config(), "max_position_embeddings", _MAX_LENGTH),
     )
+
+
+def load_language(
+    model_path: str,
+) -> tuple[Any, transformers.PreTrainedTokenizerBase, PictureProcessor | None]:
+    """Load all but the weights: configuration, tokenizer, and pictures if the model takes any.
+
+    Raises:
+        ConfigurationError: the model is unknown or cannot be served.
+    """
+    path, extra = _locate(model_path)
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, **extra)
+        _refuse_unsupported(config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **extra)
+        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        return config, tokenizer, PictureProcessor(path, config) if takes_images else None
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigurationError(f"cannot load {model_path}: {error}") from error
 
 
 def _locate(model_path: str) -> tuple[str, dict[str, Any]]:
@@ -116,15 +133,24 @@ def _refuse_unsupported(config: Any) -> None:
         raise ConfigurationError(f"{config.model_type}: no support for layers of type {other}")
 
 
-def _choose_template(
-    tokenizer: transformers.PreTrainedTokenizerBase, pictures: PictureProcessor | None
-) -> str | None:
+def choose_template(
+    options: EngineOptions,
+    config: Any,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    pictures: PictureProcessor | None,
+) -> str | Template | None:
+    """Choose by the flag, else what the checkpoint brings or names, else by the model's name."""
+    if options.conv_template != "auto":
+        return templates.named(options.conv_template)
     for template in (pictures.template if pictures else None, tokenizer.chat_template):
         if isinstance(template, dict):
             template = template.get("default")
         if template:
             return str(template)
-    return None
+    if known := templates.TEMPLATES.get(getattr(config, "template", "")):  # InternVL's config.json
+        return known
+    names = (options.model_name, Path(options.model_path).name)
+    return next(filter(None, map(templates.choose, names)), None)
 
 
 def _weights(

@@ -1,0 +1,113 @@
+"""A conversation template by name: the words around turns, and where their pictures go.
+
+The words are rendered by one of the Jinja files beside this module, in transformers' sandbox. Knows
+nothing of tokens: what it is given as text may be placeholders for people's text (see
+`workers.prompt`), and what it writes for a picture is the mark it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, cast
+
+from broker.errors import InvalidRequest
+
+Turn = dict[str, Any]
+"""A message for a template: `role`, and `content` as a string or a list of parts."""
+
+DEFAULT_MARK = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What a conversation of one model family looks like.
+
+    `sep` stands behind the system message and the user's turns, `sep2` behind the assistant's.
+    `style` is the Jinja file, `stop` the text that ends an answer. Pictures stand in front of their
+    turn's text: `bare` as LLaVA has them, `tagged` within `<Image>` tags in a turn of their own,
+    `numbered` as InternVL counts them over the conversation.
+    """
+
+    name: str
+    style: Literal["colon", "marked", "llama_2", "plain"]
+    system: str
+    user: str
+    assistant: str
+    sep: str
+    sep2: str
+    stop: str | None
+    system_role: str = ""
+    images: Literal["bare", "tagged", "numbered"] = "bare"
+
+    def render(
+        self, turns: list[Turn], add_generation_prompt: bool = True, mark: str = DEFAULT_MARK
+    ) -> str:
+        """Write a conversation whose turns are lists of parts, with `mark` for each picture.
+
+        Raises:
+            InvalidRequest: a system message stands behind another message.
+            jinja2.TemplateError: the template does not accept the turns.
+        """
+        # Imported late: `--help` lists the templates and need not wait for transformers.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        system, turns = self._split(turns)
+        (text,), _ = cast(Any, render_jinja_template)(
+            [list(self._place_images(turns, mark))],
+            chat_template=_source(self.style),
+            add_generation_prompt=add_generation_prompt,
+            system=system,
+            roles={"system": self.system_role, "user": self.user, "assistant": self.assistant},
+            seps={"user": self.sep, "assistant": self.sep2},
+        )
+        assert isinstance(text, str)
+        return text
+
+    def _split(self, turns: list[Turn]) -> tuple[str, list[Turn]]:
+        """Take the system message off, or the template's own if there is none."""
+        system = self.system
+        if turns and turns[0]["role"] == "system":
+            system, turns = _text(turns[0]), turns[1:]
+        if any(turn["role"] == "system" for turn in turns):
+            raise InvalidRequest(
+                "The model's chat template takes one system message, before all others.",
+                param="messages",
+            )
+        return system, turns
+
+    def _place_images(self, turns: list[Turn], mark: str) -> Iterator[Turn]:
+        """Write each turn's pictures in front of its text."""
+        total = sum(map(_images, turns))
+        seen = 0
+        for place, turn in enumerate(turns):
+            count, text = _images(turn), _text(turn)
+            opens = count > 0 and place == 0 and self.images != "numbered"
+            if opens and self.images == "tagged":
+                yield _turn("user", f"<Image>{mark}</Image>" * count)
+                yield _turn("assistant", "Received.")
+                count = 0
+            numbers = range(seen + 1, seen + count + 1)
+            numbered = self.images == "numbered" and total > 1
+            marks = (f"Image-{n}: {mark}\n" if numbered else f"{mark}\n" for n in numbers)
+            yield _turn(turn["role"], "".join(marks) + (text.strip() if opens else text))
+            seen += count
+
+
+@cache
+def _source(style: str) -> str:
+    return files(__package__).joinpath(f"{style}.jinja").read_text("utf-8")
+
+
+def _images(turn: Turn) -> int:
+    return sum(part["type"] == "image" for part in turn["content"])
+
+
+def _text(turn: Turn) -> str:
+    return "".join(part["text"] for part in turn["content"] if part["type"] == "text")
+
+
+def _turn(role: str, content: str) -> Turn:
+    return {"role": role, "content": content}
