@@ -88,7 +88,7 @@ def test_a_vision_checkpoint_without_template_sees_its_pictures(
     sequence = engine.prepare(asking, {part.sha256: data})
     scheduler.add(sequence)
     answer = ids(run(scheduler)["r"])
-    assert len(sequence.payload) == 1  # type: ignore[arg-type]
+    assert len(sequence.payload.spans) == 1  # type: ignore[attr-defined]
     assert answer == generate(folder, sequence)
 
 
