@@ -14,6 +14,9 @@ Role = Literal["system", "user", "assistant"]
 WorkerState = Literal["loading", "ready", "draining"]
 
 
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,10 +32,17 @@ class ImagePart(_Message):
     """A picture by the SHA-256 of its uploaded bytes (64 hex digits); see `broker.images`."""
 
     type: Literal["image"] = "image"
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_SHA256)
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class VideoPart(_Message):
+    """A video by the SHA-256 of each of its frames, which are stored as pictures, in order."""
+
+    type: Literal["video"] = "video"
+    frames: tuple[Annotated[str, Field(pattern=_SHA256)], ...] = Field(min_length=1)
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class ChatMessage(_Message):
@@ -48,8 +58,15 @@ class ChatMessage(_Message):
 
     @property
     def images(self) -> tuple[str, ...]:
-        """SHA-256 of each picture, in order."""
-        return tuple(part.sha256 for part in self.content if isinstance(part, ImagePart))
+        """SHA-256 of each picture and each frame of a video, in order."""
+        return tuple(sha for part in self.content for sha in pictures(part))
+
+
+def pictures(part: Part) -> tuple[str, ...]:
+    """Return the SHA-256 of each picture that a part shows."""
+    if isinstance(part, VideoPart):
+        return part.frames
+    return (part.sha256,) if isinstance(part, ImagePart) else ()
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

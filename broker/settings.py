@@ -41,6 +41,8 @@ class Settings:
     max_image_bytes: int = 10 * 2**20
     max_image_pixels: int = 25_000_000
     max_images: int = 16
+    max_video_bytes: int = 20 * 2**20
+    max_video_frames: int = 32
     max_body_bytes: int = 32 * 2**20
     max_queue_length: int = 1000
 

@@ -16,10 +16,17 @@ from broker import feedback, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, EventId
-from broker.messages import ChatMessage, GenerateRequest, ModelInfo, SamplingParams, WorkerInfo
+from broker.messages import (
+    ChatMessage,
+    GenerateRequest,
+    ImagePart,
+    ModelInfo,
+    SamplingParams,
+    WorkerInfo,
+)
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
-from frontend import pictures
+from frontend import pictures, videos
 
 ADMISSION_S = 0.5
 """How long a model that was found alive is taken to be so; it takes 5 s to count as dead."""
@@ -103,6 +110,28 @@ class Service:
         with redis_errors():
             return images.put(self._once, data)
 
+    def store_video(self, data: bytes, frames: int, *, param: str | None = None) -> tuple[str, ...]:
+        """Take frames from a video, store them as pictures and return the SHA-256 of each.
+
+        Raises:
+            InvalidImage: not a video that may be opened, or damaged.
+            RequestTooLarge: over the byte or pixel limit.
+        """
+        taken: list[bytes] = []
+        self._offload(
+            lambda: taken.extend(
+                videos.read_frames(
+                    data,
+                    frames,
+                    max_bytes=self.settings.max_video_bytes,
+                    max_pixels=self.settings.max_image_pixels,
+                    param=param,
+                )
+            )
+        )
+        with redis_errors():
+            return tuple(images.put(self._once, frame) for frame in taken)
+
     def image(self, sha256: str) -> bytes:
         """The uploaded bytes of a stored picture.
 
@@ -161,14 +190,15 @@ class Service:
             raise InvalidRequest(
                 "The last message is empty. Write something or add a picture.", param="messages"
             )
-        count = sum(len(message.images) for message in messages)
+        parts = [part for message in messages for part in message.content]
+        count = sum(isinstance(part, ImagePart) for part in parts)
         if count > self.settings.max_images:
             raise RequestTooLarge(
                 f"The conversation has {count} images; at most {self.settings.max_images} are "
                 "accepted. Start a new one.",
                 param="messages",
             )
-        if count and info.ready and not info.images:
+        if info.ready and not info.images and any(message.images for message in messages):
             raise InvalidRequest(
                 f"Model {info.name!r} reads text only. Leave the images out, or use another model.",
                 param="messages",

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from broker.errors import InvalidRequest
-from broker.messages import ChatMessage, ImagePart, TextPart
+from broker.messages import ChatMessage, TextPart, VideoPart
 from workers.templates import DEFAULT_MARK, Template, Turn
 from workers.text_encoder import Piece, TextEncoder
 
@@ -108,6 +109,7 @@ class PromptBuilder:
             if isinstance(self._template, Template):
                 mark = self._image_token or DEFAULT_MARK
                 return self._template.render(turns, add_generation_prompt, mark)
+            turns = [{**turn, "content": list(_spell_frames(turn))} for turn in turns]
             if not self._wants_parts:
                 turns = [self._flatten(turn) for turn in turns]
             if self._template is None:
@@ -159,12 +161,25 @@ def as_text(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _parts(message: ChatMessage, texts: list[str]) -> Iterator[dict[str, str]]:
+def _parts(message: ChatMessage, texts: list[str]) -> Iterator[dict[str, Any]]:
     for part in message.content:
-        if isinstance(part, ImagePart):
-            yield {"type": "image"}
-        else:
+        if isinstance(part, TextPart):
             yield _text(_placeholder(part, texts))
+        elif isinstance(part, VideoPart):
+            yield from ({"type": "image", "frame": n + 1} for n in range(len(part.frames)))
+        else:
+            yield {"type": "image"}
+
+
+def _spell_frames(turn: Turn) -> Iterator[dict[str, Any]]:
+    """Write a video as numbered pictures, for templates that know nothing of frames."""
+    for part in turn["content"]:
+        if "frame" not in part:
+            yield part
+            continue
+        yield _text(f"Frame-{part['frame']}: ")
+        yield {"type": "image"}
+        yield _text("\n")
 
 
 def _placeholder(part: TextPart, texts: list[str]) -> str:

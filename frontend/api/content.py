@@ -10,13 +10,16 @@ import base64
 import binascii
 
 from broker.errors import InvalidImage, InvalidRequest, RequestTooLarge
-from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart
-from frontend.api.schemas import ChatRequest, Image, Message
+from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart, VideoPart
+from broker.settings import Settings
+from frontend.api.schemas import ChatRequest, Image, Message, Text, Video
 from frontend.service import Service
+from frontend.videos import DEFAULT_FRAMES
 
 MAX_TEXT_LENGTH = 4_000_000
 """Characters in all messages together; far beyond any context, and bearable for a tokenizer."""
 
+_EXAMPLES = {"image": "data:image/png;base64,...", "video": "data:video/mp4;base64,..."}
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -33,16 +36,30 @@ def read_messages(request: ChatRequest, service: Service) -> list[ChatMessage]:
         InvalidImage: a picture that is no data URI, or that cannot be opened.
         RequestTooLarge: too many pictures, too large a picture, too much text.
     """
-    _check_amounts(request, service.settings.max_images)
-    return [_read(message, index, service) for index, message in enumerate(request.messages)]
+    _check_amounts(request, service.settings)
+    frames = _frames_each(request)
+    return [_read(message, at, service, frames) for at, message in enumerate(request.messages)]
 
 
-def _check_amounts(request: ChatRequest, max_images: int) -> None:
+def _frames_each(request: ChatRequest) -> int:
+    return request.max_video_frames or DEFAULT_FRAMES
+
+
+def _check_amounts(request: ChatRequest, settings: Settings) -> None:
     parts = [part for message in request.messages for part in _parts(message)]
     count = sum(isinstance(part, Image) for part in parts)
-    if count > max_images:
+    if count > settings.max_images:
         raise RequestTooLarge(
-            f"The request has {count} images; at most {max_images} are accepted. Send fewer.",
+            f"The request has {count} images; at most {settings.max_images} are accepted. "
+            "Send fewer.",
+            param="messages",
+        )
+    frames = sum(isinstance(part, Video) for part in parts) * _frames_each(request)
+    if frames > settings.max_video_frames:
+        raise RequestTooLarge(
+            f"The request asks for {frames} frames of videos; at most "
+            f"{settings.max_video_frames} are accepted. Send fewer videos, or a lower "
+            "max_video_frames.",
             param="messages",
         )
     length = sum(len(part) for part in parts if isinstance(part, str))
@@ -54,13 +71,13 @@ def _check_amounts(request: ChatRequest, max_images: int) -> None:
         )
 
 
-def _parts(message: Message) -> list[str | Image]:
+def _parts(message: Message) -> list[str | Image | Video]:
     if message.content is None or isinstance(message.content, str):
         return [message.content] if message.content else []
-    return [part if isinstance(part, Image) else part.text for part in message.content]
+    return [part.text if isinstance(part, Text) else part for part in message.content]
 
 
-def _read(message: Message, index: int, service: Service) -> ChatMessage:
+def _read(message: Message, index: int, service: Service, frames: int) -> ChatMessage:
     where = f"messages.{index}.content"
     if message.content is None and message.role != "assistant":
         raise InvalidRequest(
@@ -71,16 +88,22 @@ def _read(message: Message, index: int, service: Service) -> ChatMessage:
         if isinstance(part, str):
             content.append(TextPart(text=part))
             continue
-        param = f"{where}.{place}.image_url"
+        param = f"{where}.{place}.{part.type}"
         if message.role != "user":
-            raise InvalidRequest(f"{param}: only the user's messages may have images.", param=param)
-        data = read_data_uri(part.image_url.url, param)
-        content.append(ImagePart(sha256=service.store_image(data, param=param)))
+            raise InvalidRequest(
+                f"{param}: only the user's messages may have images and videos.", param=param
+            )
+        if isinstance(part, Video):
+            data = read_data_uri(part.video_url.url, param, "video")
+            content.append(VideoPart(frames=service.store_video(data, frames, param=param)))
+        else:
+            data = read_data_uri(part.image_url.url, param)
+            content.append(ImagePart(sha256=service.store_image(data, param=param)))
     return ChatMessage(role=_ROLES[message.role], content=tuple(content))
 
 
-def read_data_uri(uri: str, param: str) -> bytes:
-    """Decode `data:image/...;base64,...`.
+def read_data_uri(uri: str, param: str, kind: str = "image") -> bytes:
+    """Decode `data:image/...;base64,...`, or the same of another kind.
 
     Raises:
         InvalidImage: it has another form.
@@ -89,18 +112,18 @@ def read_data_uri(uri: str, param: str) -> bytes:
     head = head[:200].lower()
     if head.startswith(("http:", "https:")):
         raise InvalidImage(
-            "Images are not fetched from the network. Send the picture itself, as "
-            "data:image/png;base64,....",
+            f"Nothing is fetched from the network. Send the {kind} itself, as {_EXAMPLES[kind]}.",
             param=param,
         )
-    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+    if not comma or not head.startswith(f"data:{kind}/") or not head.endswith(";base64"):
         raise InvalidImage(
-            "The image must be a data URI of the form data:image/png;base64,....", param=param
+            f"The {kind} must be a data URI of the form {_EXAMPLES[kind]}.", param=param
         )
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidImage(
-            "The image's base64 is broken: it has characters or padding that do not belong there.",
+            f"The {kind}'s base64 is broken: it has characters or padding that do not belong "
+            "there.",
             param=param,
         ) from None

@@ -22,6 +22,7 @@ MAX_PARTS = 1_000
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1_000
 MAX_INPUT_TILES = 64
+MAX_VIDEO_FRAMES = 256
 MAX_STOP_TOKENS = 128
 MAX_BIASED_TOKENS = 1_024
 MAX_TOKENS = 2**31 - 1
@@ -42,7 +43,7 @@ class Text(_Strict):
 
 
 class ImageUrl(_Strict):
-    """Where an image is; only data URIs are accepted, which `content` checks."""
+    """Where an image or a video is; only data URIs are accepted, which `content` checks."""
 
     url: str
 
@@ -52,6 +53,13 @@ class Image(_Strict):
 
     type: Literal["image_url"]
     image_url: ImageUrl
+
+
+class Video(_Strict):
+    """A video part; `video_url` takes a data URI, as images do."""
+
+    type: Literal["video_url"]
+    video_url: ImageUrl
 
 
 def _part_tag(part: Any) -> str:
@@ -64,7 +72,10 @@ def _text_tag(value: Any) -> str:
 
 # Tags in angle brackets never reach a client: `_param` takes them out of the path of an error.
 _Part = Annotated[
-    Annotated[Text, Tag("<text>")] | Annotated[Image, Tag("<image_url>")], Discriminator(_part_tag)
+    Annotated[Text, Tag("<text>")]
+    | Annotated[Image, Tag("<image_url>")]
+    | Annotated[Video, Tag("<video_url>")],
+    Discriminator(_part_tag),
 ]
 _Parts = Annotated[list[_Part], Field(min_length=1, max_length=MAX_PARTS), Tag("<list>")]
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
@@ -119,6 +130,7 @@ class ChatRequest(_Strict):
     stop_token_ids: Annotated[list[_TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
+    max_video_frames: Annotated[int, Field(ge=1, le=MAX_VIDEO_FRAMES)] | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None

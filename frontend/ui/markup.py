@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from broker.messages import ChatMessage, ImagePart
+from broker.messages import ChatMessage
 from frontend.ui.conversation import Conversation
 
 PICTURES = "pictures"
@@ -52,11 +52,7 @@ def render(conversation: Conversation, answer: str | None = None) -> list[dict[s
 
 def _message(message: ChatMessage) -> dict[str, Any]:
     """One bubble: its pictures first, its text below."""
-    pictures = (
-        f"![picture {part.sha256[:8]}]({PICTURES}/{part.sha256})"
-        for part in message.content
-        if isinstance(part, ImagePart)
-    )
+    pictures = (f"![picture {sha[:8]}]({PICTURES}/{sha})" for sha in message.images)
     return _bubble(message.role, "\n\n".join((*pictures, as_markdown(message.text))))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from broker.errors import ConfigurationError, InvalidRequest
-from broker.messages import GenerateRequest, TextPart
+from broker.messages import GenerateRequest, TextPart, pictures
 from workers.detokenize import Detokenizer
 from workers.engines.base import Batch, EngineOptions, Loading, Sampled
 from workers.images import load_image
@@ -156,7 +156,8 @@ def _answer_words(request: GenerateRequest) -> list[str]:
         if isinstance(part, TextPart):
             text += part.text
         else:
-            text += f"{' ' if text else ''}[image\u00a0{part.sha256[:8]}] "
+            names = "".join(f"[image\u00a0{sha[:8]}] " for sha in pictures(part))
+            text += f"{' ' if text else ''}{names}"
     words = _WORD.findall(text.strip()) or ["..."]
     return [word.replace("\u00a0", " ") for word in words]
 

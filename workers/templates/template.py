@@ -84,6 +84,7 @@ class Template:
         seen = 0
         for place, turn in enumerate(turns):
             count, text = _images(turn), _text(turn)
+            text = "".join(f"Frame-{n}: {mark}\n" for n in _frames(turn)) + text
             opens = count > 0 and place == 0 and self.images != "numbered"
             if opens and self.images == "tagged":
                 yield _turn("user", f"<Image>{mark}</Image>" * count)
@@ -102,7 +103,11 @@ def _source(style: str) -> str:
 
 
 def _images(turn: Turn) -> int:
-    return sum(part["type"] == "image" for part in turn["content"])
+    return sum(part["type"] == "image" and "frame" not in part for part in turn["content"])
+
+
+def _frames(turn: Turn) -> list[int]:
+    return [part["frame"] for part in turn["content"] if "frame" in part]
 
 
 def _text(turn: Turn) -> str:
