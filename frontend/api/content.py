@@ -112,7 +112,8 @@ def read_data_uri(uri: str, param: str, kind: str = "image") -> bytes:
     head = head[:200].lower()
     if head.startswith(("http:", "https:")):
         raise InvalidImage(
-            f"Nothing is fetched from the network. Send the {kind} itself, as {_EXAMPLES[kind]}.",
+            f"{kind.capitalize()}s are not fetched from the network. Send the {kind} itself, as "
+            f"{_EXAMPLES[kind]}.",
             param=param,
         )
     if not comma or not head.startswith(f"data:{kind}/") or not head.endswith(";base64"):
