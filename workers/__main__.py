@@ -1,11 +1,13 @@
 """`python -m workers`: one worker process that serves one model from its queue.
 
 The flags are those of the worker people already know; what is not given comes from the settings.
+`python -m workers prompt` and `tiles` show what the model would be given, see `workers.commands`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import socket
@@ -24,6 +26,7 @@ from workers.engines.base import EngineOptions
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
 DEFAULT_SLOTS = {"local": 16, "echo": 256}
+COMMANDS = {"prompt": "workers.commands.prompt", "tiles": "workers.commands.tiles"}
 
 log = logging.getLogger("workers")
 
@@ -140,7 +143,10 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run a worker; a wrong setting ends it with one sentence."""
+    """Run a worker or a command; a wrong setting ends it with one sentence."""
+    if module := COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else ""):
+        importlib.import_module(module).main(sys.argv[2:])
+        return
     try:
         settings = Settings.from_environment()
         logging.basicConfig(

@@ -14,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import ErrorDetails
 
 from broker.errors import InvalidRequest
-from broker.messages import SamplingParams
+from broker.messages import MAX_INPUT_TILES, ImageProcessMode, SamplingParams
 from frontend.api.errors import Unsupported
 
 MAX_MESSAGES = 1_000
 MAX_PARTS = 1_000
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1_000
-MAX_INPUT_TILES = 64
 MAX_STOP_TOKENS = 128
 MAX_BIASED_TOKENS = 1_024
 MAX_TOKENS = 2**31 - 1
@@ -119,6 +118,7 @@ class ChatRequest(_Strict):
     stop_token_ids: Annotated[list[_TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
+    image_process_mode: ImageProcessMode | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None
@@ -160,6 +160,7 @@ _PASSED_ON = (
     "stop_token_ids",
     "ignore_eos",
     "max_input_tiles",
+    "image_process_mode",
 )
 """Fields that mean the same to a worker, and have its default when they are not given."""
 

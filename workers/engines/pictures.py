@@ -9,16 +9,23 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from PIL import Image
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from broker.errors import ConfigurationError
+from broker.messages import ImageProcessMode
 
-Key = tuple[str, int | None]
-"""A picture's SHA-256 and the most tiles it may be cut into."""
+
+class Key(NamedTuple):
+    """What a picture's features depend on: its bytes, the most tiles it may be cut into, shape."""
+
+    sha256: str
+    max_tiles: int | None = None
+    mode: ImageProcessMode | None = None
+
 
 _TILE_OPTIONS = ("max_patches", "max_image_tiles")
 
@@ -59,14 +66,18 @@ class PictureProcessor:
         image_processor = self._processor.image_processor
         self._tile_option = next((o for o in _TILE_OPTIONS if hasattr(image_processor, o)), None)
 
+    @property
+    def tiles(self) -> bool:
+        """Whether pictures are cut into tiles whose number a request may limit."""
+        return self._tile_option is not None
+
     def process(self, key: Key, image: Image.Image) -> Pixels:
         """Prepare a picture; its ids are what the model's processor makes of one image token."""
         if threading.current_thread() is not threading.main_thread():
             torch.set_num_threads(1)  # for this thread: the cores belong to the one that decodes
         options: dict[str, Any] = {"add_special_tokens": False, "return_tensors": "pt"}
-        max_tiles = key[1]
-        if self._tile_option and max_tiles:
-            options[self._tile_option] = max_tiles
+        if self._tile_option and key.max_tiles:
+            options[self._tile_option] = key.max_tiles
         with self._lock:
             output = self._processor(text=[self.token], images=[image], **options)
         inputs = dict(output)
