@@ -6,12 +6,16 @@ Both are checked when they are read. Nothing here knows how they are stored (`qu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["system", "user", "assistant"]
 WorkerState = Literal["loading", "ready", "draining"]
+ImageProcessMode = Literal["Default", "Crop", "Pad", "Resize"]
+
+MAX_INPUT_TILES: Final = 64
+"""The greatest `max_input_tiles` that a request may name."""
 
 
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -79,6 +83,9 @@ class SamplingParams(_Message):
     repetition penalty looks at prompt and answer and divides or multiplies logits; presence and
     frequency penalty look at the answer and are subtracted. `logprobs` is how many of the likeliest
     tokens to tell with each token's own log-probability; None tells neither.
+
+    The pictures of a turn share `max_input_tiles`; None leaves it to the model. All are shaped by
+    `image_process_mode` first (see `workers.images`); None leaves them as they are.
     """
 
     max_tokens: int | None = Field(default=None, ge=1)
@@ -96,7 +103,8 @@ class SamplingParams(_Message):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[TokenId, ...] = ()
     ignore_eos: bool = False
-    max_input_tiles: int | None = Field(default=None, ge=1)
+    max_input_tiles: int | None = Field(default=None, ge=1, le=MAX_INPUT_TILES)
+    image_process_mode: ImageProcessMode | None = None
 
 
 class GenerateRequest(_Message):

@@ -1,21 +1,28 @@
-"""Uploaded bytes to an upright RGB picture, within limits that are checked before decoding.
+"""Uploaded bytes to an upright RGB picture, and the shapes it may be given before it is tiled.
 
-Accepts JPEG, PNG, WebP and GIF (the first frame), nothing else: Pillow registers 43 openers, and
-each is attack surface. Knows nothing of models, tiles or tensors. Messages never repeat a decoder's
-own words, which can carry addresses and paths.
+Limits are checked before decoding. JPEG, PNG, WebP and GIF (the first frame) are accepted, nothing
+else: Pillow registers 43 openers, and each is attack surface. Knows nothing of models, tiles or
+tensors. Messages never repeat a decoder's own words, which can carry addresses and paths.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from broker.errors import InvalidImage, RequestTooLarge
 from broker.images import MAX_RATIO, MAX_SIDE
+from broker.messages import ImageProcessMode
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _WHITE = (255, 255, 255)
+_PADDING = (122, 116, 104)
+_RESIZED = (336, 336)
+_LONG_SIDE = 1344
+_SHORT_SIDE = 672
 _DAMAGED = "The picture is damaged or incomplete; open it and save it again."
 _UNKNOWN = "This is not a picture that can be opened; send JPEG, PNG, WebP or GIF."
 
@@ -36,6 +43,50 @@ def load_image(data: bytes, max_pixels: int) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # decoders and EXIF readers raise whatever damage leads to
             raise InvalidImage(_DAMAGED) from error
+
+
+def process_image(image: Image.Image, mode: ImageProcessMode) -> Image.Image:
+    """Give a picture of `load_image` the shape that the original chat servers offer.
+
+    Default keeps it, Crop takes the square in the middle, Pad adds a margin to a square, Resize
+    squashes it to 336 x 336. After that, one with a side above 1344 pixels is scaled down, to 672
+    in its shorter side or 1344 in its longer, whichever is less.
+    """
+    return _scale_down(_SHAPES[mode](image))
+
+
+def _crop(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _pad(image: Image.Image) -> Image.Image:
+    if max(image.size) > _LONG_SIDE:  # scaled down now: its square could take a gigabyte
+        image = ImageOps.contain(image, (_SHORT_SIDE, _SHORT_SIDE))
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), _PADDING)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+_SHAPES: dict[ImageProcessMode, Callable[[Image.Image], Image.Image]] = {
+    "Default": lambda image: image,
+    "Crop": _crop,
+    "Pad": _pad,
+    "Resize": lambda image: image.resize(_RESIZED),
+}
+
+
+def _scale_down(image: Image.Image) -> Image.Image:
+    longer, shorter = max(image.size), min(image.size)
+    if longer <= _LONG_SIDE:
+        return image
+    ratio = longer / shorter
+    # Rounded in this order, as the originals do: 1345 x 1000 becomes 903 x 672.
+    short = int(min(_LONG_SIDE / ratio, _SHORT_SIDE, shorter))
+    long = int(short * ratio)
+    return image.resize((long, short) if image.width > image.height else (short, long))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -71,5 +122,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey values; Pillow's own conversion clips them, which leaves white."""
-    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    """Scale 16-bit grey values; Pillow's own conversion clips them, which leaves white.
+
+    The one value that a PNG may declare transparent is looked for in all its 16 bits.
+    """
+    values = np.asarray(image)
+    grey = Image.fromarray((values // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = values != image.info["transparency"]
+        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    return grey

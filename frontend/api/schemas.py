@@ -14,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic_core import ErrorDetails
 
 from broker.errors import InvalidRequest
-from broker.messages import SamplingParams
+from broker.messages import MAX_INPUT_TILES, ImageProcessMode, SamplingParams
 from frontend.api.errors import Unsupported
 
 MAX_MESSAGES = 1_000
 MAX_PARTS = 1_000
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1_000
-MAX_INPUT_TILES = 64
 MAX_VIDEO_FRAMES = 256
 MAX_STOP_TOKENS = 128
 MAX_BIASED_TOKENS = 1_024
@@ -131,6 +130,7 @@ class ChatRequest(_Strict):
     ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
     max_video_frames: Annotated[int, Field(ge=1, le=MAX_VIDEO_FRAMES)] | None = None
+    image_process_mode: ImageProcessMode | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None
@@ -172,6 +172,7 @@ _PASSED_ON = (
     "stop_token_ids",
     "ignore_eos",
     "max_input_tiles",
+    "image_process_mode",
 )
 """Fields that mean the same to a worker, and have its default when they are not given."""
 

@@ -11,14 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from pydantic import ValidationError
 
 from broker.errors import HeliographError, InvalidRequest, WorkerFailed
 from broker.feedback import Vote
-from broker.messages import GenerateRequest, SamplingParams
+from broker.messages import GenerateRequest, ImageProcessMode, SamplingParams
 from frontend.service import Service
 from frontend.ui import answer, wording
 from frontend.ui.conversation import Controls, Conversation, Phase, Session
@@ -28,8 +28,9 @@ from frontend.ui.uploads import Upload, Uploads
 log = logging.getLogger(__name__)
 
 Outputs = tuple[Any, ...]
-Sliders = tuple[float, float, int]
-"""Temperature, top-p and most output tokens."""
+Mode = ImageProcessMode | Literal[""]
+Parameters = tuple[float, float, int, int, Mode]
+"""Temperature, top-p, most output tokens, most input tiles (or 0), images' process mode (or "")."""
 
 
 class Handlers:
@@ -50,6 +51,8 @@ class Handlers:
         temperature: float,
         top_p: float,
         max_tokens: int,
+        max_tiles: int,
+        mode: Mode,
         request: gr.Request,
     ) -> Outputs:
         """Ask. Gives chat, message, picture, line and buttons; an empty message changes nothing.
@@ -60,10 +63,11 @@ class Handlers:
         if session.phase == "answering" or not (text.strip() or picture):
             return _unchanged(4 + BUTTONS)
         before = session.conversation
+        chosen = (temperature, top_p, max_tokens, max_tiles, mode)
         try:
             images = (self._uploads.store(picture),) if picture else ()
             session.conversation = before.ask(text, images)
-            line = self._submit(session, model, (temperature, top_p, max_tokens), request)
+            line = self._submit(session, model, chosen, request)
         except Exception as failure:
             session.conversation = before
             return (gr.skip(), gr.skip(), gr.skip(), _line(failure), *buttons(session.phase))
@@ -76,22 +80,25 @@ class Handlers:
         temperature: float,
         top_p: float,
         max_tokens: int,
+        max_tiles: int,
+        mode: Mode,
         request: gr.Request,
     ) -> Outputs:
         """Ask the last question again. Gives chat, line and buttons."""
         if session.phase == "answering" or not session.conversation.messages:
             return _unchanged(2 + BUTTONS)
         before = session.conversation
+        chosen = (temperature, top_p, max_tokens, max_tiles, mode)
         try:
             session.conversation = before.without_answer()
-            line = self._submit(session, model, (temperature, top_p, max_tokens), request)
+            line = self._submit(session, model, chosen, request)
         except Exception as failure:
             session.conversation = before
             return (gr.skip(), _line(failure), *buttons(session.phase))
         return (render(session.conversation), line, *buttons(session.phase))
 
     def _submit(
-        self, session: Session, model: str | None, sliders: Sliders, tab: gr.Request
+        self, session: Session, model: str | None, chosen: Parameters, tab: gr.Request
     ) -> str:
         """Put the conversation on the model's queue; return the line to show.
 
@@ -102,7 +109,7 @@ class Handlers:
         if not model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
         try:
-            job = self._service.submit(model, session.conversation.messages, _sampling(*sliders))
+            job = self._service.submit(model, session.conversation.messages, _sampling(*chosen))
         except InvalidRequest:
             raise
         except Exception as failure:
@@ -228,9 +235,17 @@ class Handlers:
         return gr.update(choices=choices, value=value), notice
 
 
-def _sampling(temperature: float, top_p: float, max_tokens: int) -> SamplingParams:
+def _sampling(
+    temperature: float, top_p: float, max_tokens: int, max_tiles: int, mode: Mode
+) -> SamplingParams:
     try:
-        return SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+        return SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            max_input_tiles=max_tiles or None,
+            image_process_mode=mode or None,
+        )
     except ValidationError as invalid:
         names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
         raise InvalidRequest(f"These parameters are out of range: {names}.") from None

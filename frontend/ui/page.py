@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.service import Service
 from frontend.ui.conversation import Session
@@ -92,10 +93,26 @@ class Page:
                 api_visibility="private",
             )
         with gr.Accordion("Parameters", open=False, elem_id="parameters"):
-            self.sliders = [
+            self.parameters = [
                 gr.Slider(0.0, 1.0, 0.2, step=0.1, label="Temperature", interactive=True),
                 gr.Slider(0.05, 1.0, 0.7, step=0.05, label="Top-p", interactive=True),
                 gr.Slider(64, 1024, 512, step=64, label="Max output tokens", interactive=True),
+                gr.Slider(
+                    0,
+                    24,
+                    0,
+                    step=1,
+                    label="Max input tiles",
+                    info="Shared by the images of a turn; 0 leaves it to the model",
+                    interactive=True,
+                ),
+                gr.Radio(
+                    [("As it is", ""), *get_args(ImageProcessMode)],
+                    value="",
+                    label="Image process mode",
+                    info="Default: large ones scaled down; the others change the shape first",
+                    interactive=True,
+                ),
             ]
 
     def _build_chat(self) -> None:
@@ -129,14 +146,14 @@ class Page:
         asked = gr.on(
             [self.send.click, self.message.submit],
             handlers.send,
-            [self.session, self.model, self.message, self.picture, *self.sliders],
+            [self.session, self.model, self.message, self.picture, *self.parameters],
             [*inputs, *buttons],
             preprocess=False,
             **QUIET,
         )
         again = self.regenerate.click(
             handlers.regenerate,
-            [self.session, self.model, *self.sliders],
+            [self.session, self.model, *self.parameters],
             [self.chat, self.line, *buttons],
             preprocess=False,
             **QUIET,

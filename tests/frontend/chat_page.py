@@ -9,6 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
+from tests.stack import until
+
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-gpu"]
 
 # Every state of the newest answer, kept by the browser itself: polling would miss some.
@@ -108,10 +110,14 @@ class ChatPage:
         if not box.is_visible():
             self.page.get_by_role("button", name="Parameters").click()
         track = self.page.get_by_label(f"range slider for {label}")
-        expect(box).to_have_value(track.input_value())
-        box.fill(str(value))
-        box.press("Tab")
-        expect(track).to_have_value(str(value))
+
+        def moved() -> bool:
+            """Gradio takes back what is typed while it is still putting the slider together."""
+            box.fill(str(value))
+            box.press("Tab")
+            return track.input_value() == str(value)
+
+        until(moved, f"{label} is {value}")
 
     def expect_buttons(self, *enabled: str, timeout_ms: float = 10_000) -> None:
         """Exactly these buttons can be pressed."""

@@ -60,6 +60,8 @@ def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"stream": "yes"}, "stream", "boolean"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "boolean"),
         ({"max_input_tiles": 0}, "max_input_tiles", "greater than"),
+        ({"max_input_tiles": 65}, "max_input_tiles", "less than or equal to 64; 65 was sent"),
+        ({"image_process_mode": "crop"}, "image_process_mode", "'Default', 'Crop', 'Pad' or"),
         ({"n": 2}, "n", "send n=1"),
         ({"model": ""}, "model", "at least 1 character"),
         ({"model": "m" * 300}, "model", "at most 256"),

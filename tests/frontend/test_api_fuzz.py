@@ -24,6 +24,7 @@ FIELDS = [
     "temperature", "top_p", "seed", "stop", "n", "max_input_tiles", "tools", "response_format",
     "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "top_k", "min_p", "stop_token_ids", "min_tokens", "user",
+    "image_process_mode",
 ]  # fmt: skip
 
 texts = st.text(max_size=20)

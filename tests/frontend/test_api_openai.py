@@ -119,6 +119,7 @@ def test_every_accepted_parameter_passes(client: openai.OpenAI) -> None:
         response_format={"type": "text"},
         extra_body={
             "max_input_tiles": 4,
+            "image_process_mode": "Default",
             "top_k": -1,
             "min_p": 0,
             "repetition_penalty": 1.05,

@@ -9,9 +9,10 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
+from PIL import Image
 
 from tests.frontend.clients import data_uri, image_message, official
-from tests.pictures import scene
+from tests.pictures import encode, scene
 from tests.stack import Stack
 
 PICTURE = data_uri(scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160))))
@@ -119,6 +120,27 @@ def test_a_token_can_be_favoured_and_its_logprob_stays_the_models_own(
     for entry in entries(answer):
         assert entry.top_logprobs[0].token != token
         assert entry.top_logprobs[0].logprob > entry.logprob
+
+
+def test_tiles_and_process_mode_decide_what_pictures_cost(client: openai.OpenAI) -> None:
+    tile_tokens = 16
+
+    def tokens(*pictures: bytes, **extra: Any) -> int:
+        wish = GREEDY | {"messages": image_message(*map(data_uri, pictures)), "max_tokens": 1}
+        usage = client.chat.completions.create(**wish, extra_body=extra).usage
+        assert usage is not None
+        return usage.prompt_tokens
+
+    square = scene(("circle", "red", (60, 60)), size=336)
+    wide = encode(Image.new("RGB", (448, 224), "white"))
+    words = tokens(square, max_input_tiles=1) - tile_tokens
+    assert tokens(square, max_input_tiles=4) == words + 5 * tile_tokens
+    assert tokens(square, max_input_tiles=9) == words + 10 * tile_tokens
+    assert tokens(wide, max_input_tiles=2) == words + 3 * tile_tokens
+    assert tokens(wide, max_input_tiles=2, image_process_mode="Crop") == words + tile_tokens
+
+    one_each = tokens(wide, wide, max_input_tiles=3)
+    assert tokens(wide, wide, max_input_tiles=4) == one_each + 4 * tile_tokens
 
 
 def test_benchmark_clients_get_exactly_the_tokens_they_ask_for(client: openai.OpenAI) -> None:

@@ -228,6 +228,30 @@ def test_regenerate_asks_the_same_again_with_another_seed(
     expect(chat.answers).to_have_count(1)
 
 
+def test_tiles_and_process_mode_are_asked_for_only_when_chosen(
+    chat: ChatPage, echo_stack: Stack
+) -> None:
+    chat.open(model="echo").ask("As you like")
+    chat.expect_buttons(*ANSWERED)
+    sampling = last_job(echo_stack)[1].sampling
+    assert (sampling.max_input_tiles, sampling.image_process_mode) == (None, None)
+
+    chat.set_slider("Max input tiles", 24)
+    chat.page.get_by_label("Crop", exact=True).check()
+    chat.ask("Like this")
+    chat.expect_buttons(*ANSWERED)
+    sampling = last_job(echo_stack)[1].sampling
+    assert (sampling.max_input_tiles, sampling.image_process_mode) == (24, "Crop")
+
+    chat.set_slider("Max input tiles", 0)
+    chat.page.get_by_label("As it is", exact=True).check()
+    chat.button("Regenerate").click()
+    expect(chat.answers).to_have_count(2)
+    chat.expect_buttons(*ANSWERED)
+    sampling = last_job(echo_stack)[1].sampling
+    assert (sampling.max_input_tiles, sampling.image_process_mode) == (None, None)
+
+
 def test_the_token_limit_is_told(chat: ChatPage) -> None:
     chat.open(model="echo")
     chat.set_slider("Max output tokens", 64)

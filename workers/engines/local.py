@@ -26,7 +26,7 @@ from workers.engines.checkpoint import load_checkpoint
 from workers.engines.compiled import Compiler
 from workers.engines.layout import Layout
 from workers.engines.memory import measure
-from workers.engines.pictures import Span
+from workers.engines.pictures import Key, Span
 from workers.engines.preparer import Preparer
 from workers.engines.runner import Piece, Runner
 from workers.engines.selfcheck import check
@@ -37,7 +37,7 @@ from workers.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
-_PROBE = ("probe", 2)
+_PROBE = Key("probe", 2)
 
 
 class LocalEngine:

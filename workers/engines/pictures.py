@@ -9,16 +9,23 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from broker.errors import ConfigurationError
+from broker.messages import ImageProcessMode
 from workers.engines.processors import load_processor
 
-Key = tuple[str, int | None]
-"""A picture's SHA-256 and the most tiles it may be cut into."""
+
+class Key(NamedTuple):
+    """What a picture's features depend on: its bytes, the most tiles it may be cut into, shape."""
+
+    sha256: str
+    max_tiles: int | None = None
+    mode: ImageProcessMode | None = None
+
 
 _TEXT_OUTPUTS = {
     "input_ids",
@@ -78,6 +85,11 @@ class PictureProcessor:
         before, _, after = written.partition(written.strip())
         return before, after
 
+    @property
+    def tiles(self) -> bool:
+        """Whether pictures are cut into tiles whose number a request may limit."""
+        return self._tile_option is not None
+
     def process(self, key: Key, image: Image.Image) -> Pixels:
         """Prepare a picture; its ids are what the model's processor writes for an image token.
 
@@ -86,9 +98,8 @@ class PictureProcessor:
         if threading.current_thread() is not threading.main_thread():
             torch.set_num_threads(1)  # for this thread: the cores belong to the one that decodes
         options: dict[str, Any] = {}
-        max_tiles = key[1]
-        if self._tile_option and max_tiles:
-            options[self._tile_option] = max_tiles
+        if self._tile_option and key.max_tiles:
+            options[self._tile_option] = key.max_tiles
         with self._lock:
             written, inputs = self._run(image, options)
             ids = self._processor.tokenizer(written.strip(), add_special_tokens=False).input_ids

@@ -12,15 +12,16 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from broker.errors import InvalidRequest
-from broker.messages import GenerateRequest
+from broker.messages import GenerateRequest, ImagePart, pictures
 from workers.detokenize import Detokenizer
 from workers.engines.checkpoint import Checkpoint
 from workers.engines.layout import Placement
-from workers.engines.pictures import Pixels, Span
-from workers.images import load_image
+from workers.engines.pictures import Key, Pixels, Span
+from workers.images import load_image, process_image
 from workers.prompt import Prompt, PromptBuilder
 from workers.sequence import Sequence, answer_room
 from workers.spelling import Spelling
+from workers.tiling import tile_budget
 
 _MARKUP = frozenset(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"))
 """Special tokens of InternVL's and Qwen-VL's answers that are meant to be read."""
@@ -87,12 +88,37 @@ class Preparer:
             return []
         if self._pictures is None:
             raise InvalidRequest("This model takes no images.", param="messages")
-        loaded: dict[str, Pixels] = {}
+        keys = _keys(request, self._pictures.tiles)
+        loaded: dict[Key, Pixels] = {}
+        # Decoded once, though it may be wanted in two numbers of tiles; one at a time in memory.
         for sha256 in dict.fromkeys(request.images):
             picture = load_image(images.get(sha256, b""), self._max_image_pixels)
-            key = (sha256, request.sampling.max_input_tiles)
-            loaded[sha256] = self._pictures.process(key, picture)
-        return [loaded[sha256] for sha256 in request.images]
+            if request.sampling.image_process_mode:
+                picture = process_image(picture, request.sampling.image_process_mode)
+            for key in {key for key in keys if key.sha256 == sha256}:
+                loaded[key] = self._pictures.process(key, picture)
+        return [loaded[key] for key in keys]
+
+
+def _keys(request: GenerateRequest, tiles: bool) -> list[Key]:
+    """As what each picture of the conversation is wanted; tiles are shared by turn.
+
+    A frame of a video is one tile. Where pictures are not cut, or as the processor likes, a limit
+    must not make two keys of one.
+    """
+    limit = request.sampling.max_input_tiles if tiles else None
+    counts = [
+        sum(isinstance(part, ImagePart) for part in message.content) for message in request.messages
+    ]
+    limits = iter(tile_budget(counts, limit) if limit else [None] * sum(counts))
+    mode = request.sampling.image_process_mode
+    keys = []
+    for part in (part for message in request.messages for part in message.content):
+        if isinstance(part, ImagePart):
+            keys.append(Key(part.sha256, next(limits), mode))
+        else:
+            keys += [Key(sha256, 1 if tiles else None, mode) for sha256 in pictures(part)]
+    return keys
 
 
 def _join(

@@ -17,7 +17,7 @@ from broker.errors import ConfigurationError
 from workers.engines import attention
 from workers.engines.cache import SlotCache
 from workers.engines.layout import Layout, Placement
-from workers.engines.pictures import PictureProcessor, Span
+from workers.engines.pictures import Key, PictureProcessor, Span
 from workers.engines.runner import Piece, Runner
 
 _TOLERANCE = {torch.float32: 0.01}
@@ -64,7 +64,7 @@ def _probe(
     if pictures is None:
         return words, ()
     words = [word + (word == pictures.token_id) for word in words]
-    pixels = pictures.process(("probe", None), Image.linear_gradient("L").convert("RGB"))
+    pixels = pictures.process(Key("probe"), Image.linear_gradient("L").convert("RGB"))
     ids = [*words, *pixels.ids, *reversed(words)]
     places = (i for i, token_id in enumerate(ids) if token_id == pictures.token_id)
     return ids, (Span(pixels, tuple(places)),)
