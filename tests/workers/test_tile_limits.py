@@ -49,7 +49,7 @@ def conversation(*turns: tuple[ImagePart, ...], **sampling: object) -> GenerateR
 
 
 def seen(sequence: Sequence) -> list[Pixels]:
-    return [span.pixels for span in sequence.payload]  # type: ignore[attr-defined]
+    return [span.pixels for span in sequence.payload.spans]  # type: ignore[attr-defined]
 
 
 def tiles(sequence: Sequence) -> list[int]:
