@@ -110,7 +110,7 @@ class Page:
                     [("As it is", ""), *get_args(ImageProcessMode)],
                     value="",
                     label="Image process mode",
-                    info="Default: large ones scaled down; the others change the shape first",
+                    info="Default scales large images down; the others also change the shape",
                     interactive=True,
                 ),
             ]

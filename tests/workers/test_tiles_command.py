@@ -63,7 +63,7 @@ def test_more_pictures_than_tiles_show_how_many_are_missing(photo: Path) -> None
 def test_what_is_no_usable_picture_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     text, large = tmp_path / "text.png", tmp_path / "large.png"
     text.write_text("not a picture")
-    large.write_bytes(bomb(6_000, 5_000))
+    large.write_bytes(bomb(10_000, 10_000))
     missing = tmp_path / "missing.png"
     said = {path: tiles(path) for path in (text, large, missing)}
     assert [each.returncode for each in said.values()] == [1, 1, 1]
@@ -72,7 +72,7 @@ def test_what_is_no_usable_picture_is_one_sentence_and_status_1(tmp_path: Path) 
         "heliograph tiles: This is not a picture that can be opened; send JPEG, PNG, WebP or GIF.\n"
     )
     assert said[large].stderr == (
-        "heliograph tiles: The picture has 6000 x 5000 pixels; at most 25,000,000 are allowed. "
+        "heliograph tiles: The picture has 10000 x 10000 pixels; at most 25,000,000 are allowed. "
         "Scale it down.\n"
     )
     assert said[missing].stderr == (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _ROW = "{:<6}{:<10}{:<7}{:<9}{:<16}{}"
 def main(argv: list[str]) -> None:
     """Print the plan; what is wrong with the picture ends it with one sentence and status 1."""
     flags = _parse(argv)
+    # Pillow's warning of many pixels would stand above our own sentence.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         picture = _read(flags.image)
     except (HeliographError, ConfigurationError) as error:

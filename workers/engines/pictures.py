@@ -20,7 +20,7 @@ from workers.engines.processors import load_processor
 
 
 class Key(NamedTuple):
-    """What a picture's features depend on: its bytes, the most tiles it may be cut into, shape."""
+    """What features depend on: a picture's SHA-256, its most tiles, and how it is shaped before."""
 
     sha256: str
     max_tiles: int | None = None

@@ -90,7 +90,7 @@ class Preparer:
             raise InvalidRequest("This model takes no images.", param="messages")
         keys = _keys(request, self._pictures.tiles)
         loaded: dict[Key, Pixels] = {}
-        # Decoded once, though it may be wanted in two numbers of tiles; one at a time in memory.
+        # Each is decoded once, even for two numbers of tiles, and gone before the next.
         for sha256 in dict.fromkeys(request.images):
             picture = load_image(images.get(sha256, b""), self._max_image_pixels)
             if request.sampling.image_process_mode:
@@ -101,10 +101,10 @@ class Preparer:
 
 
 def _keys(request: GenerateRequest, tiles: bool) -> list[Key]:
-    """As what each picture of the conversation is wanted; tiles are shared by turn.
+    """The key of each picture of the conversation; those of a turn share the tiles.
 
-    A frame of a video is one tile. Where pictures are not cut, or as the processor likes, a limit
-    must not make two keys of one.
+    A frame of a video is one tile. A model that does not cut pictures gets no limit: features would
+    be computed anew for another.
     """
     limit = request.sampling.max_input_tiles if tiles else None
     counts = [
