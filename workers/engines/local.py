@@ -53,7 +53,7 @@ class LocalEngine:
         self.chunk_tokens = 128 if model.device.type == "cpu" else 1024
         token_bytes = check(model, checkpoint.pictures)
         progress(95)
-        self.room = measure(options, model.device, checkpoint.max_length, token_bytes)
+        self.room = measure(options, checkpoint.max_length, token_bytes)
         self.context_length = self.room.context_length
         log.info("keys and values: %d slots, %s", self.slots, self.room)
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)

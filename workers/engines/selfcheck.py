@@ -22,11 +22,11 @@ _LOW_PRECISION_TOLERANCE = 0.25
 _WORDS = 12
 
 
-def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
+def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> dict[torch.device, int]:
     """Compare, and switch the model to slot attention.
 
     Returns:
-        The bytes of keys and values that one token takes.
+        The bytes of keys and values that one token takes on each device.
 
     Raises:
         ConfigurationError: the model cannot run on the slot cache, or gives other results there.
