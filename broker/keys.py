@@ -4,6 +4,7 @@
 |-----------------------|---------|---------------------|------------|------------------|
 | helio:workers         | set     | ids are swept       | workers    | frontend, broker |
 | helio:worker:{id}     | hash    | 5 s, renewed each s | worker     | frontend, broker |
+|                       |         | failed: 60 s        |            | broker           |
 | helio:models          | hash    | for ever, tiny      | workers    | frontend         |
 | helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
 | helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
@@ -31,6 +32,7 @@ FEEDBACK_LOG: Final = "helio:log:feedback"
 JANITOR_LOCK: Final = "helio:lock:janitor"
 
 WORKER_TTL_S: Final = 5
+FAILED_WORKER_TTL_S: Final = 60
 JOB_TTL_S: Final = 24 * 3600
 EVENTS_TTL_S: Final = 3600
 ENDED_EVENTS_TTL_S: Final = 900

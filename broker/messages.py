@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["system", "user", "assistant"]
-WorkerState = Literal["loading", "ready", "draining"]
+WorkerState = Literal["loading", "ready", "draining", "failed"]
 ImageProcessMode = Literal["Default", "Crop", "Pad", "Resize"]
 
 MAX_INPUT_TILES: Final = 64
@@ -132,6 +132,7 @@ class WorkerInfo(_Message):
     host: str
     pid: int
     state: WorkerState
+    reason: str = Field(default="", description="why it failed")
     progress: int = Field(default=0, ge=0, le=100, description="per cent of loading done")
     slots: int = 0
     running: int = 0

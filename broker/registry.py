@@ -1,7 +1,7 @@
 """The worker registry: heartbeat keys that expire, and the models that live workers serve.
 
-A worker is alive as long as its hash exists; there is no other truth about it. Readers sweep ids
-whose hash is gone.
+A worker is alive as long as its hash exists and does not say that it failed; there is no other
+truth about it. Readers sweep ids whose hash is gone.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from broker.queues import queue_key
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
-    """Queue on `pipe` one heartbeat: the worker's record with a fresh lifetime."""
+    """Queue on `pipe` one heartbeat: the worker's record with a fresh lifetime.
+
+    The record of one that failed is its last, and stays for a minute.
+    """
+    ttl_s = keys.FAILED_WORKER_TTL_S if info.state == "failed" else keys.WORKER_TTL_S
     fields = {key: _plain(value) for key, value in info.model_dump().items()}
     pipe.hset(keys.worker(info.id), mapping=fields)  # type: ignore[arg-type]
-    pipe.expire(keys.worker(info.id), keys.WORKER_TTL_S)
+    pipe.expire(keys.worker(info.id), ttl_s)
     pipe.sadd(keys.WORKERS, info.id)
     pipe.hset(keys.MODELS, info.model, info.id)
 
@@ -41,6 +45,15 @@ def withdraw(client: redis.Redis, worker_id: str) -> None:
 
 def workers(client: redis.Redis) -> list[WorkerInfo]:
     """All live workers, by model and id."""
+    return [info for info in _all(client) if info.state != "failed"]
+
+
+def failures(client: redis.Redis) -> list[WorkerInfo]:
+    """Workers that failed within the last minute, by model and id; each says why."""
+    return [info for info in _all(client) if info.state == "failed"]
+
+
+def _all(client: redis.Redis) -> list[WorkerInfo]:
     ids = sorted(raw.decode() for raw in client.smembers(keys.WORKERS))  # type: ignore[union-attr]
     pipe = client.pipeline(transaction=False)
     for worker_id in ids:
@@ -49,8 +62,8 @@ def workers(client: redis.Redis) -> list[WorkerInfo]:
     gone = [worker_id for worker_id, record in zip(ids, found, strict=True) if not record]
     if gone:
         client.srem(keys.WORKERS, *gone)
-    alive = [_read(record) for record in found if record]
-    return sorted(alive, key=lambda info: (info.model, info.id))
+    known = [_read(record) for record in found if record]
+    return sorted(known, key=lambda info: (info.model, info.id))
 
 
 def _read(record: dict[bytes, bytes]) -> WorkerInfo:

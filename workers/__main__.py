@@ -21,7 +21,8 @@ from broker.errors import ConfigurationError
 from broker.messages import WorkerInfo
 from broker.settings import Settings
 from workers.engines import load_engine
-from workers.engines.base import EngineOptions
+from workers.engines.base import EngineBroken, EngineOptions
+from workers.supervisor import BROKEN, Supervisor
 from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
@@ -82,6 +83,12 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         + ", ".join(TEMPLATES),
     )
     parser.add_argument("--context-length", type=int, help="tokens a conversation may have at most")
+    parser.add_argument(
+        "--restart",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="start the worker again when it breaks (default: no)",
+    )
     return parser.parse_args(argv)
 
 
@@ -100,6 +107,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
 
     Raises:
         ConfigurationError: a flag does not fit the checkpoint or this machine.
+        EngineBroken: this process can compute no more; its jobs are handed over.
     """
     from workers.control import listen
     from workers.pulse import Pulse
@@ -120,9 +128,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         started_s=time.time(),
     )
     log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
-    pulse = Pulse(connect(settings.url), info)
-    pulse.start()
-    try:
+    with Pulse(connect(settings.url), info) as pulse:
         options = EngineOptions(
             model_path=model_path,
             model_name=name,
@@ -149,8 +155,6 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             engine.context_length,
         )
         worker.work()
-    finally:
-        pulse.stop()
 
 
 def main() -> None:
@@ -163,7 +167,16 @@ def main() -> None:
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        serve(settings, parse_flags(settings))
+        flags = parse_flags(settings)
+        if flags.restart:
+            supervisor = Supervisor(
+                [sys.executable, "-m", "workers", *sys.argv[1:], "--no-restart"]
+            )
+            sys.exit(supervisor.run())
+        serve(settings, flags)
+    except EngineBroken as error:
+        log.critical("this worker cannot go on: %s", error)
+        sys.exit(BROKEN)
     except ConfigurationError as error:
         sys.exit(f"heliograph worker: {error}")
     except KeyboardInterrupt:

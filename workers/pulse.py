@@ -27,10 +27,13 @@ SPEED_WINDOW = 10
 
 
 class Pulse:
-    """The heartbeat thread of one worker process."""
+    """The heartbeat thread of one worker process, within the context; the registry's last word too.
+
+    A worker that leaves the context by an error stays in the registry for a minute as failed.
+    """
 
     def __init__(self, client: redis.Redis, info: WorkerInfo) -> None:
-        """Announce `info` from `start` on; `attach` a worker once its engine is loaded."""
+        """Announce `info` within the context; `attach` a worker once its engine is loaded."""
         self._client = client
         self._info = info
         self._worker: BatchWorker | None = None
@@ -40,9 +43,21 @@ class Pulse:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
+    def __enter__(self) -> Pulse:
         self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(2.0)
+        try:
+            if isinstance(error, Exception):
+                self._tell_failure(str(error) or repr(error))
+            else:
+                registry.withdraw(self._client, self._info.id)
+        except RedisError as failure:
+            log.warning("leaving the registry failed, the heartbeat expires instead: %s", failure)
 
     def progress(self, percent: int) -> None:
         """Tell how far loading is; it shows in the registry at once and in the log by tens."""
@@ -68,15 +83,11 @@ class Pulse:
         self._worker = worker
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the thread and leave the registry at once."""
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(2.0)
-        try:
-            registry.withdraw(self._client, self._info.id)
-        except RedisError as error:
-            log.warning("leaving the registry failed, the heartbeat expires instead: %s", error)
+    def _tell_failure(self, reason: str) -> None:
+        pipe = self._client.pipeline()
+        failed = {"state": "failed", "reason": reason, "running": 0, "speed": 0.0}
+        registry.announce(pipe, self._now().model_copy(update=failed))
+        pipe.execute()
 
     def _run(self) -> None:
         answers = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from broker.errors import ErrorBody, HeliographError, WorkerFailed
 from broker.events import FinishReason, Likely, TokenLogprob, Usage
-from workers.engines.base import Batch, Chunk, Engine, Sampled
+from workers.engines.base import Batch, Chunk, Engine, EngineBroken, Sampled
 from workers.pace import Pace
 from workers.sequence import Sequence
 
@@ -85,7 +85,11 @@ class Scheduler:
         return True
 
     def step(self) -> list[Output]:
-        """Bring every running sequence one step further; return what is new."""
+        """Bring every running sequence one step further; return what is new.
+
+        Raises:
+            EngineBroken: nothing goes on here; the sequences can only go on in another process.
+        """
         self._look()
         batch = self._schedule()
         started_s = time.perf_counter()
@@ -106,6 +110,8 @@ class Scheduler:
         for sequence in unready:
             try:
                 self._engine.look(sequence, deadline_s)
+            except EngineBroken:
+                raise
             except Exception as error:
                 self._fail(sequence, error)
             if time.perf_counter() >= deadline_s:
@@ -140,6 +146,8 @@ class Scheduler:
             try:
                 if not self._engine.admit(sequence):
                     return
+            except EngineBroken:
+                raise
             except Exception as error:
                 self._fail(sequence, error)
                 continue
@@ -153,6 +161,8 @@ class Scheduler:
             return []
         try:
             return list(zip(batch.sequences, self._engine.step(batch), strict=True))
+        except EngineBroken:
+            raise
         except Exception as error:
             if len(batch) == 1:
                 self._fail(batch.sequences[0], error)

@@ -70,6 +70,7 @@ class BatchWorker(BaseWorker):
         self.birth_date = now()
         self._slot_freed = threading.Condition()
         self._stopping = threading.Event()
+        self._drain_s = DRAIN_S
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
         self._generation = Generation(engine, self._fetch_images, self._publisher.put)
 
@@ -86,31 +87,46 @@ class BatchWorker(BaseWorker):
         """Serve until a signal asks to stop; then let running jobs end for `DRAIN_S` seconds.
 
         Redis may go away and come back at any time: the worker waits for it and never exits.
+
+        Raises:
+            EngineBroken: the engine is of no more use; running jobs are handed over by then.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         sys.setswitchinterval(_SWITCH_S)
         self._publisher.start()
+        try:
+            self._run_until_stopped()
+        finally:
+            self._leave()
+        return True
+
+    def _run_until_stopped(self) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
             taking = pool.submit(self._take_jobs)
             try:
                 self._generation.run()
+            except BaseException:  # nothing that runs here will end by itself
+                self._drain_s = 0.0
+                raise
             finally:  # an engine that broke must not leave a worker that lives and does nothing
                 self._stopping.set()
-        self._publisher.stop(timeout_s=2.0)
         taking.result()
+
+    def _leave(self) -> None:
+        """Say all that there is to say, and hand over what is not done."""
+        self._publisher.stop(timeout_s=2.0)
         try:
             self._hand_over()
             self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("Redis does not answer, leaving without a word: %s", error)
-        return True
 
     def _take_jobs(self) -> None:
         """Take jobs until asked to stop; then wait for the running ones, and stop the engine."""
         try:
             self._take_until_stopped()
-            deadline = time.monotonic() + DRAIN_S
+            deadline = time.monotonic() + self._drain_s
             with self._slot_freed:
                 while self.running_jobs and (left := deadline - time.monotonic()) > 0:
                     self._slot_freed.wait(left)

@@ -69,3 +69,14 @@ def test_a_model_that_lost_its_workers_is_told_from_an_unknown_one(
         registry.find_model(client, model)
     with pytest.raises(ModelNotFound, match="not served here"):
         registry.find_model(client, "never-heard-of")
+
+
+def test_a_failed_worker_says_why_for_a_while_and_counts_nowhere(
+    client: redis.Redis, model: str
+) -> None:
+    info = announce(client, model, state="failed", reason="no such file")
+    assert keys.WORKER_TTL_S < client.ttl(keys.worker(info.id)) <= keys.FAILED_WORKER_TTL_S  # type: ignore[operator]
+    assert info in registry.failures(client)
+    assert info not in registry.workers(client)
+    with pytest.raises(NoLiveWorker):
+        registry.find_model(client, model)

@@ -16,7 +16,7 @@ from broker.errors import (
 )
 from tests.workers.reference import ids, picture, request, run, text
 from workers.engines import engine_names, load_engine
-from workers.engines.base import Engine, EngineOptions
+from workers.engines.base import Engine, EngineBroken, EngineOptions
 from workers.scheduler import Output, Scheduler
 
 
@@ -141,3 +141,16 @@ def test_it_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_it_breaks_when_told_to_and_no_request_is_blamed() -> None:
+    scheduler = Scheduler(load("echo?breaks_after=4"))
+    for name in ("a", "b"):
+        scheduler.add(scheduler._engine.prepare(request(name, "1 2 3 4 5"), {}))
+    outputs = scheduler.step() + scheduler.step()
+    assert [(output.request_id, output.error) for output in outputs] == [
+        ("a", None),
+        ("b", None),
+    ] * 2
+    with pytest.raises(EngineBroken, match="4 tokens"):
+        scheduler.step()

@@ -127,15 +127,15 @@ def test_requests_wait_for_memory_and_are_answered_rightly(llama: Path) -> None:
 def test_the_cache_is_sized_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2_000_000)
     options = EngineOptions("x", slots=16)
-    room = memory.measure(options, CPU, longest=8192, token_bytes=1000)
+    room = memory.measure(options, longest=8192, token_bytes={CPU: 1000})
     assert (room.context_length, room.tokens) == (1000, 1000)
-    room = memory.measure(options, CPU, longest=50, token_bytes=1000)
+    room = memory.measure(options, longest=50, token_bytes={CPU: 1000})
     assert (room.context_length, room.tokens) == (50, 800)
     assert "800 tokens" in str(room)
     with pytest.raises(ConfigurationError, match="16 slots of 1500 tokens do not fit"):
-        memory.measure(EngineOptions("x", context_length=1500), CPU, 8192, 1000)
+        memory.measure(EngineOptions("x", context_length=1500), 8192, {CPU: 1000})
     with pytest.raises(ConfigurationError, match="2048 at most"):
-        memory.measure(EngineOptions("x", context_length=4096), CPU, 2048, 1000)
+        memory.measure(EngineOptions("x", context_length=4096), 2048, {CPU: 1000})
 
 
 def test_running_out_of_memory_ends_one_request_with_a_clear_error(llama: Path) -> None:
@@ -158,3 +158,17 @@ def test_running_out_of_memory_ends_one_request_with_a_clear_error(llama: Path) 
     error = outputs["bad"][-1].error
     assert error is not None
     assert "ran out of memory" in error.message
+
+
+def test_of_several_devices_the_one_with_least_room_sizes_the_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    free = {first: 1_000_000, second: 3_000_000}
+    monkeypatch.setattr(memory, "free_bytes", free.__getitem__)
+    room = memory.measure(EngineOptions("x", slots=2), 8192, {first: 400, second: 2000})
+    assert (room.context_length, room.tokens, room.token_bytes) == (600, 1200, 2400)
+    with pytest.raises(ConfigurationError, match=r"free on cuda:1: .* 2000 bytes a token"):
+        memory.measure(
+            EngineOptions("x", slots=2, context_length=601), 8192, {first: 400, second: 2000}
+        )

@@ -108,22 +108,26 @@ def test_a_job_that_names_a_foreign_function_is_dropped(
     assert echo_stack.redis.lrange("rq:queue:echo:intermediate", 0, -1) == []
 
 
+def broker_status(stack: Stack) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "broker", "status"],
+        env=stack.env | {"COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 def test_status_shows_the_worker(echo_stack: Stack) -> None:
     def is_idle() -> bool:
         (info,) = registry.workers(echo_stack.redis)
         return info.running == 0
 
     until(is_idle, "the worker tells that it has nothing to do")
-    shown = subprocess.run(
-        [sys.executable, "-m", "broker", "status"],
-        env=echo_stack.env | {"COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    shown = broker_status(echo_stack)
     (info,) = registry.workers(echo_stack.redis)
     for word in ("echo", info.id, "ready", "1/1 ready", "0/256", "tokens/s"):
-        assert word in shown.stdout
+        assert word in shown
 
 
 def test_prompts_stay_out_of_the_log(service: Service, echo_stack: Stack) -> None:
@@ -311,3 +315,6 @@ def test_a_wrong_flag_ends_the_worker_with_one_sentence(
     assert worker.wait(60) == 1
     assert sentence in worker.output
     assert "Traceback" not in worker.output
+    shown = broker_status(echo_stack)
+    assert f"of {flags[-1].rpartition('/')[2].partition('?')[0]} on" in shown
+    assert sentence in shown.partition("failed: ")[2]

@@ -150,6 +150,6 @@ def build_mask(
     keys = torch.arange(kv_length, device=device).view(1, 1, 1, -1)
     mask: torch.Tensor = mask_function(zero, zero, queries, keys)
     if pictures is not None:
-        first, stop = pictures.view(2, 1, 1, -1, 1)
+        first, stop = pictures.to(device).view(2, 1, 1, -1, 1)
         mask = mask | ((keys >= first) & (keys < stop))
     return mask.expand(1, 1, q_length, kv_length)

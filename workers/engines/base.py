@@ -17,6 +17,10 @@ Loading = Callable[[int], None]
 """Told how many per cent of the loading are done, from 0 to 100, never falling."""
 
 
+class EngineBroken(Exception):
+    """The engine can compute nothing more in this process, which must end and start again."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What an engine is built from; `"auto"` and None leave the choice to the engine."""
@@ -94,7 +98,8 @@ class Sampled:
 class Engine(Protocol):
     """Computes tokens for up to `slots` sequences at once.
 
-    `prepare` apart, all is called from one thread; `prepare` may run beside them in others.
+    `prepare` apart, all is called from one thread; `prepare` may run beside them in others. Any of
+    them may raise `EngineBroken`; whatever else is raised concerns one request.
     """
 
     name: str

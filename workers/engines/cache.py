@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,17 +78,20 @@ class SlotCache(Cache):
         if layer_idx not in self._pairs:
             self._pairs[layer_idx] = [self._allocate(key_states), self._allocate(value_states)]
         keys, values = self._pairs[layer_idx]
-        plan = current()
+        slots, positions = current().on(keys.device)
         # By index into the whole tensor, not a view of it: compiled code would copy the view.
-        keys[plan.slots, :, plan.positions] = key_states[0].transpose(0, 1)
-        values[plan.slots, :, plan.positions] = value_states[0].transpose(0, 1)
+        keys[slots, :, positions] = key_states[0].transpose(0, 1)
+        values[slots, :, positions] = value_states[0].transpose(0, 1)
         return keys, values
 
     @property
-    def token_bytes(self) -> int:
-        """Bytes that one position of one row takes, over the layers seen so far."""
+    def token_bytes(self) -> dict[torch.device, int]:
+        """Bytes that one position of one row takes, by device, over the layers seen so far."""
         rows, length = self._shape
-        return sum(layer.nbytes for layer in self._all()) // (rows * length)
+        found: dict[torch.device, int] = defaultdict(int)
+        for layer in self._all():
+            found[layer.device] += layer.nbytes // (rows * length)
+        return dict(found)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first positions of one row to another."""

@@ -20,6 +20,7 @@ from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
 from workers import templates
+from workers.device_map import split_model
 from workers.engines import native, packed
 from workers.engines.base import EngineOptions, Loading
 from workers.engines.pictures import PictureProcessor
@@ -158,10 +159,16 @@ def _weights(
 ) -> dict[str, Any]:
     """Choose `from_pretrained` arguments: number format, place and quantization."""
     dtype = _choose_dtype(options.dtype, config, path, device)
-    chosen: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    chosen: dict[str, Any] = {"dtype": dtype, "device_map": _place(options.device, config, device)}
     if options.load_8bit and not _has_own_int8(device):
         chosen["quantization_config"] = _int8(device)
     return chosen
+
+
+def _place(name: str, config: Any, device: torch.device) -> dict[str, Any]:
+    """All on one device; with `auto` and several GPUs, spread over them."""
+    gpus = torch.cuda.device_count() if name == "auto" and device.type == "cuda" else 1
+    return split_model(config, gpus) if gpus > 1 else {"": device}
 
 
 def _has_own_int8(device: torch.device) -> bool:

@@ -34,6 +34,6 @@ def _adder(level: int) -> Any:
         if additions is None:
             return hidden
         width = hidden.shape[-1]
-        return hidden + additions[..., level * width : (level + 1) * width]
+        return hidden + additions[..., level * width : (level + 1) * width].to(hidden.device)
 
     return add

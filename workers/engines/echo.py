@@ -7,10 +7,11 @@ the tests of all parts around an engine. Its options ride on the model path like
 
 `tokens_per_s` is the speed of each stream (0, the default: as fast as it can), `prefill_s` the time
 that one prompt takes, `tokens` the length of the answer, for which the words are repeated or cut
-(0, the default: each word once). A token is a word with the blanks before it; its id is its place
-in the answer, from 1, and id 0 ends the answer; with `min_tokens` or `ignore_eos` the words start
-over instead. It does not sample: temperature, filters, penalties and bias change nothing, and
-log-probabilities, which it does not have, are refused.
+(0, the default: each word once). After `breaks_after` tokens altogether the engine breaks, as one
+on a GPU does by a CUDA error (0, the default: never). A token is a word with the blanks before it;
+its id is its place in the answer, from 1, and id 0 ends the answer; with `min_tokens` or
+`ignore_eos` the words start over instead. It does not sample: temperature, filters, penalties and
+bias change nothing, and log-probabilities, which it does not have, are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from urllib.parse import parse_qsl
 from broker.errors import ConfigurationError, InvalidRequest
 from broker.messages import GenerateRequest, TextPart, pictures
 from workers.detokenize import Detokenizer
-from workers.engines.base import Batch, EngineOptions, Loading, Sampled
+from workers.engines.base import Batch, EngineBroken, EngineOptions, Loading, Sampled
 from workers.images import load_image
 from workers.sequence import Sequence, answer_room
 
@@ -41,6 +42,7 @@ class EchoOptions:
     prefill_s: float = 0.0
     tokens: int = 0
     context_length: int = 8192
+    breaks_after: int = 0
 
     @classmethod
     def parse(cls, model_path: str) -> EchoOptions:
@@ -77,6 +79,7 @@ class EchoEngine:
         self.context_length = options.context_length or self._echo.context_length
         self._max_image_pixels = options.max_image_pixels
         self._busy_until_s = 0.0
+        self._told = 0
         progress(100)
 
     def prepare(
@@ -123,12 +126,15 @@ class EchoEngine:
 
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`; takes as long as the options say."""
+        if 0 < self._echo.breaks_after <= self._told:
+            raise EngineBroken(f"echo: {self._told} tokens were told, breaks_after is reached")
         ready = [chunk.is_last for chunk in batch.prefills]
         cost_s = self._echo.prefill_s * sum(ready)
         if self._echo.tokens_per_s and batch.decodes:
             cost_s += 1.0 / self._echo.tokens_per_s
         self._spend(cost_s)
         ready += [True] * len(batch.decodes)
+        self._told += sum(ready)
         return [
             Sampled(_next_token(sequence)) if is_ready else None
             for sequence, is_ready in zip(batch.sequences, ready, strict=True)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from broker.errors import WorkerFailed
 from broker.messages import GenerateRequest
-from workers.engines.base import Batch, EngineOptions, Loading, Sampled
+from workers.engines.base import Batch, EngineBroken, EngineOptions, Loading, Sampled
 from workers.engines.cache import SlotCache
 from workers.engines.checkpoint import load_checkpoint
 from workers.engines.compiled import Compiler
@@ -38,6 +38,19 @@ from workers.sequence import Sequence
 log = logging.getLogger(__name__)
 
 _PROBE = Key("probe", 2)
+_BROKEN = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS", "HIP error")
+"""After errors that say so, every later call of the process fails as well."""
+
+
+@contextmanager
+def _noticing_broken_device() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        known = isinstance(error, torch.AcceleratorError)
+        if known or any(mark in str(error) for mark in _BROKEN):
+            raise EngineBroken(f"the device broke: {error}") from error
+        raise
 
 
 class LocalEngine:
@@ -54,7 +67,7 @@ class LocalEngine:
         self.chunk_tokens = 128 if model.device.type == "cpu" else 1024
         token_bytes = check(model, checkpoint.pictures)
         progress(95)
-        self.room = measure(options, model.device, checkpoint.max_length, token_bytes)
+        self.room = measure(options, checkpoint.max_length, token_bytes)
         self.context_length = self.room.context_length
         log.info("keys and values: %d slots, %s", self.slots, self.room)
         self._preparer = Preparer(checkpoint, self.context_length, options.max_image_pixels)
@@ -79,6 +92,7 @@ class LocalEngine:
         """See `Engine.prepare`."""
         return self._preparer.prepare(request, images, resume_ids)
 
+    @_noticing_broken_device()
     def admit(self, sequence: Sequence) -> bool:
         """See `Engine.admit`."""
         seat = self._slots.take(sequence, _keys(sequence, len(sequence.ids)))
@@ -99,6 +113,7 @@ class LocalEngine:
                 return span.positions[span.overlap(0, sequence.cached).stop]
         return len(sequence.ids)
 
+    @_noticing_broken_device()
     @torch.inference_mode()
     def look(self, sequence: Sequence, deadline_s: float) -> None:
         """See `Engine.look`; at one picture, as the next might push it out of memory again."""
@@ -106,6 +121,7 @@ class LocalEngine:
             with _heeding_memory("a picture"):
                 self.runner.tower.work(span.pixels, deadline_s)
 
+    @_noticing_broken_device()
     def step(self, batch: Batch) -> list[Sampled | None]:
         """See `Engine.step`: everything in one pass. Neighbouring rows attend together."""
         decodes = sorted(batch.decodes, key=_slot)
@@ -128,6 +144,7 @@ class LocalEngine:
         found = dict(zip(asked, self._sample(logits, asked), strict=True)) if asked else {}
         return [found.get(sequence) for sequence in batch.sequences]
 
+    @_noticing_broken_device()
     def release(self, sequence: Sequence) -> None:
         """Free the sequence's slot, which goes on holding what was computed."""
         slot, sequence.slot = sequence.slot, None

@@ -7,6 +7,7 @@ may be more slots than would fit at full length; on an accelerator all of it is 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,10 @@ class Room:
         return f"{self.tokens} tokens together ({size:.2f} GiB, {self.token_bytes} bytes each)"
 
 
-def measure(options: EngineOptions, device: torch.device, longest: int, token_bytes: int) -> Room:
+def measure(options: EngineOptions, longest: int, token_bytes: Mapping[torch.device, int]) -> Room:
     """Size the cache for a model that takes sequences of up to `longest` tokens.
+
+    `token_bytes` are those of one position on each device; the one with least room decides.
 
     Raises:
         ConfigurationError: the context length asked for is beyond the model or the memory.
@@ -43,21 +46,26 @@ def measure(options: EngineOptions, device: torch.device, longest: int, token_by
     wanted = options.context_length
     if wanted is not None and wanted > longest:
         raise ConfigurationError(f"the model's context length is {longest} at most")
-    free = free_bytes(device)
+    room = {device: _positions(device, each) for device, each in token_bytes.items()}
+    device = min(room, key=room.__getitem__)
+    fits = room[device]
     if device.type == "cpu":
-        fits = int(free * _CPU_SHARE) // token_bytes
         length = wanted or min(longest, _CPU_CONTEXT, fits)
     else:
-        fits = int(free * _CUDA_SHARE) // token_bytes
         length = wanted or min(longest, fits // options.slots)
         fits = fits if length * options.slots <= fits else 0
     if not 1 < length <= fits:
         raise ConfigurationError(
             f"{options.slots} slots of {length} tokens do not fit into the memory that is free on "
-            f"{device}: {free / 2**30:.1f} GiB, {token_bytes} bytes a token. Give fewer slots "
-            "(--limit-model-concurrency) or a shorter --context-length."
+            f"{device}: {free_bytes(device) / 2**30:.1f} GiB, {token_bytes[device]} bytes a token. "
+            "Give fewer slots (--limit-model-concurrency) or a shorter --context-length."
         )
-    return Room(length, min(fits, length * options.slots), token_bytes)
+    return Room(length, min(fits, length * options.slots), sum(token_bytes.values()))
+
+
+def _positions(device: torch.device, token_bytes: int) -> int:
+    share = _CPU_SHARE if device.type == "cpu" else _CUDA_SHARE
+    return int(free_bytes(device) * share) // token_bytes
 
 
 def free_bytes(device: torch.device) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -47,11 +47,20 @@ class Plan:
     known_blocks: tuple[Block, ...] = ()
     pictures: torch.Tensor | None = None
     additions: torch.Tensor | None = None
+    _copies: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """What covers the pass where attention is computed block by block."""
         return self.known_blocks or _blocks(self.slots.tolist(), self.positions.tolist())
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and positions on the device of a layer, which need not be the first layer's."""
+        if device == self.slots.device:
+            return self.slots, self.positions
+        if device not in self._copies:
+            self._copies[device] = self.slots.to(device), self.positions.to(device)
+        return self._copies[device]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -27,11 +27,11 @@ _KINDS = ("mm_token_type_ids", "token_type_ids")
 """What models call it that a token is a picture's."""
 
 
-def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> int:
+def check(model: PreTrainedModel, pictures: PictureProcessor | None) -> dict[torch.device, int]:
     """Compare, and switch the model to slot attention.
 
     Returns:
-        The bytes of keys and values that one token takes.
+        The bytes of keys and values that one token takes on each device.
 
     Raises:
         ConfigurationError: the model cannot run on the slot cache, or gives other results there.

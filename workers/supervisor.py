@@ -1,0 +1,70 @@
+"""Starts a worker again when it breaks: after a CUDA error, or when the system killed it.
+
+Runs the worker as a child process, so that nothing of what broke is left. A worker that ends by
+itself, because it was asked to or because a flag is wrong, is not started again. Knows a command
+and its exit status, and nothing of what the command does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+BROKEN = os.EX_TEMPFAIL
+"""Exit status of a worker that is to be started again."""
+
+_ASKED = (signal.SIGINT, signal.SIGTERM)
+_MIN_PAUSE_S, _MAX_PAUSE_S = 1.0, 30.0
+_STEADY_S = 60.0
+"""A worker that lived so long broke by chance, not because it always will."""
+
+
+class Supervisor:
+    """Runs one command until it ends by itself; must be used on the main thread."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Run the command, again after each time that it breaks; return its last exit status.
+
+        SIGINT and SIGTERM are passed on, and end the supervisor with its child.
+        """
+        for number in _ASKED:
+            signal.signal(number, self._pass_on)
+        pause_s = _MIN_PAUSE_S
+        while True:
+            started_s = time.monotonic()
+            status = self._run_once()
+            if self._stop.is_set() or not _is_broken(status):
+                return status if status >= 0 else 128 - status
+            if time.monotonic() - started_s > _STEADY_S:
+                pause_s = _MIN_PAUSE_S
+            log.error("the worker broke (status %d), starting it in %.0f s", status, pause_s)
+            if self._stop.wait(pause_s):
+                return 0
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    def _run_once(self) -> int:
+        self._child = subprocess.Popen(self._command)
+        if self._stop.is_set():  # a signal came before there was a child to pass it on to
+            self._child.terminate()
+        return self._child.wait()
+
+    def _pass_on(self, number: int, _: object) -> None:
+        self._stop.set()
+        if self._child is not None:
+            self._child.send_signal(number)
+
+
+def _is_broken(status: int) -> bool:
+    return status == BROKEN or (status < 0 and -status not in _ASKED)
