@@ -20,7 +20,7 @@ from redis.client import Pipeline
 from redis.exceptions import NoScriptError
 
 from broker import keys
-from broker.errors import ErrorBody
+from broker.errors import ErrorBody, WorkerFailed
 from broker.events import (
     START,
     Delta,
@@ -115,16 +115,35 @@ def claim(pipe: Pipeline, job_id: str, worker_id: str) -> None:
     )
 
 
+class Unreadable(WorkerFailed):
+    """A claimed job whose record this version cannot read; `attempt` is the claim's."""
+
+    def __init__(self, attempt: int) -> None:
+        super().__init__(
+            "The worker cannot read this request: it was written by another version. "
+            "Update the workers first, then the frontends."
+        )
+        self.attempt = attempt
+
+
 def read_claim(reply: Any) -> Claimed | None:
-    """Read the reply to `claim`; None when the job's record has expired."""
+    """Read the reply to `claim`; None when the job's record has expired.
+
+    Raises:
+        Unreadable: it is a record of another version.
+    """
     if not reply:
         return None
-    attempt, request, cancel, entries = reply
-    events = [_decode(entry_id, fields) for entry_id, fields in entries]
+    attempt, record, cancel, entries = reply
+    try:
+        request = GenerateRequest.model_validate_json(record)
+        events = [_decode(entry_id, fields) for entry_id, fields in entries]
+    except ValueError as error:
+        raise Unreadable(int(attempt)) from error
     told = [event for event in events if isinstance(event, Delta | End)]
     return Claimed(
         attempt=int(attempt),
-        request=GenerateRequest.model_validate_json(request),
+        request=request,
         cancelled=cancel == b"1",
         token_ids=tuple(token for event in told for token in event.token_ids),
         text="".join(event.text for event in told),
@@ -166,9 +185,18 @@ def fail(client: redis.Redis, job_id: str, owner: str, error: ErrorBody) -> None
     """End a job that nobody runs any more, unless its log already has an end."""
     pipe = client.pipeline(transaction=False)
     claim(pipe, job_id, owner)
-    claimed = read_claim(pipe.execute()[0])
+    try:
+        claimed = read_claim(pipe.execute()[0])
+    except Unreadable as unreadable:
+        refuse(client, job_id, unreadable)
+        return
     if claimed is not None and not claimed.ended:
         append(client, [(job_id, Failed(EventId(claimed.attempt, 1), error))])
+
+
+def refuse(client: redis.Redis, job_id: str, unreadable: Unreadable) -> None:
+    """End a claimed job that cannot be read."""
+    append(client, [(job_id, Failed(EventId(unreadable.attempt, 1), unreadable.body))])
 
 
 def read_log(client: redis.Redis, job_id: str, after: EventId = START) -> list[Event]:

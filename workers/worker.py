@@ -193,7 +193,7 @@ class BatchWorker(BaseWorker):
         replies = pipe.execute()
         started = []
         for job, (execution, index) in zip(found, executions, strict=True):
-            claimed = channel.read_claim(replies[index])
+            claimed = self._read_claim(job.id, replies[index])
             if claimed is None or claimed.ended:
                 self._close([(job, execution)])
                 continue
@@ -208,6 +208,14 @@ class BatchWorker(BaseWorker):
             )
             started.append(job)
         return started
+
+    def _read_claim(self, job_id: str, reply: object) -> channel.Claimed | None:
+        try:
+            return channel.read_claim(reply)
+        except channel.Unreadable as error:
+            log.error("job %s is refused: %s", job_id, error.message)
+            channel.refuse(self.redis, job_id, error)
+            return None
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a claimed job to the engine and return; it completes on the publisher's thread."""

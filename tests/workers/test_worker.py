@@ -118,6 +118,20 @@ def broker_status(stack: Stack) -> str:
     ).stdout
 
 
+def test_a_job_of_another_version_is_refused_and_the_next_one_served(
+    service: Service, echo_stack: Stack
+) -> None:
+    worker = echo_stack.processes[0]
+    worker.signal(signal.SIGSTOP)
+    request = ask(service, "from tomorrow")
+    record = json.loads(request.model_dump_json()) | {"field of tomorrow": 1}
+    echo_stack.redis.hset(keys.job(request.id), "request", json.dumps(record))
+    worker.signal(signal.SIGCONT)
+    (failed,) = [e for e in service.follow(request) if isinstance(e, Failed | End)]
+    assert isinstance(failed, Failed) and "another version" in failed.error.message
+    assert answer(service, ask(service, "of today"))[0] == "of today"
+
+
 def test_status_shows_the_worker(echo_stack: Stack) -> None:
     def is_idle() -> bool:
         (info,) = registry.workers(echo_stack.redis)
