@@ -11,9 +11,10 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from broker.errors import InvalidRequest
-from broker.messages import ChatMessage, ImagePart, Role, TextPart
+from broker.messages import ChatMessage, ImagePart, Role, TextPart, VideoPart
 from tests.workers.checkpoints import byte_level_tokenizer, metaspace_tokenizer, unigram_tokenizer
 from workers.prompt import PromptBuilder
+from workers.templates import TEMPLATES
 
 CHATML: Any = byte_level_tokenizer()
 VISION: Any = byte_level_tokenizer(
@@ -116,6 +117,29 @@ def test_runs_around_pictures_have_the_ids_of_the_usual_way() -> None:
     )
     joined = [i for run in prompt.runs for i in (*run, image_id)][:-1]
     assert joined == VISION(expected, add_special_tokens=False).input_ids
+
+
+def test_a_video_is_written_as_numbered_frames() -> None:
+    video = VideoPart(frames=(IMAGE.sha256, IMAGE.sha256))
+    message = ChatMessage(role="user", content=(video, TextPart(text="What happens?")))
+    prompt = PromptBuilder(VISION, VISION.chat_template, "<image>").build((message,))
+    runs = [VISION.decode(run) for run in prompt.runs]
+    assert runs[0].endswith("user\nFrame-1: ")
+    assert runs[1] == "\n\nFrame-2: "
+    assert runs[2].startswith("\n\nWhat happens?")
+
+
+def test_frames_are_not_counted_among_internvls_images() -> None:
+    video = VideoPart(frames=(IMAGE.sha256, IMAGE.sha256))
+    turns = (
+        ChatMessage(role="user", content=(IMAGE, video, TextPart(text="Compare."))),
+        ChatMessage(role="assistant", content=(TextPart(text="Same."),)),
+        ChatMessage(role="user", content=(IMAGE, TextPart(text="And this?"))),
+    )
+    text = PromptBuilder(VISION, TEMPLATES["internvl2_5"], "<image>").text(turns)
+    first = "Image-1: <image>\nFrame-1: <image>\nFrame-2: <image>\nCompare."
+    assert first in text
+    assert "Image-2: <image>\nAnd this?" in text
 
 
 def test_a_template_for_plain_strings_gets_its_pictures_as_marks() -> None:

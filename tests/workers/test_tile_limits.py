@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from broker.messages import ChatMessage, GenerateRequest, ImagePart, TextPart
+from broker.messages import ChatMessage, GenerateRequest, ImagePart, TextPart, VideoPart
 from tests.workers import checkpoints
 from tests.workers.reference import generate, ids, load, picture, request, run
 from workers.engines.local import LocalEngine
@@ -35,7 +35,7 @@ class Uploads(dict[str, bytes]):
         return super().get(key, default)
 
 
-def conversation(*turns: tuple[ImagePart, ...], **sampling: object) -> GenerateRequest:
+def conversation(*turns: tuple[ImagePart | VideoPart, ...], **sampling: object) -> GenerateRequest:
     """A request with these pictures turn by turn, each turn but the last answered."""
     messages: list[ChatMessage] = []
     for turn in turns:
@@ -77,6 +77,19 @@ def test_without_a_limit_the_checkpoint_decides(engine: LocalEngine) -> None:
     assert tiles(engine.prepare(asked, Uploads(square, wide))) == [5, 3, 5, 3]
     limited = conversation((square[0],), max_input_tiles=9)
     assert tiles(engine.prepare(limited, Uploads(square))) == [10]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"max_input_tiles": 2}], ids=["no limit", "limit"])
+def test_a_videos_frames_are_one_tile_each_beside_pictures(
+    engine: LocalEngine, internvl: Path, sampling: dict[str, int]
+) -> None:
+    (a, _), (b, _), (c, _) = uploads = [picture(seed, WIDE) for seed in (1, 2, 3)]
+    video = VideoPart(frames=(a.sha256, b.sha256))
+    sequence = engine.prepare(conversation((video, c), max_tokens=9, **sampling), Uploads(*uploads))
+    assert tiles(sequence) == [1, 1, 3]
+    scheduler = Scheduler(engine)
+    scheduler.add(sequence)
+    assert ids(run(scheduler)["any"]) == generate(internvl, sequence)
 
 
 def test_a_picture_in_two_turns_is_decoded_once_for_both_numbers_of_tiles(
