@@ -36,6 +36,8 @@ class EngineOptions:
     compile: str = "off"
     compile_dir: str = "."
     """Where compiled code is kept for the next start."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a checkpoint may be run."""
 
 
 @dataclass(frozen=True, slots=True)

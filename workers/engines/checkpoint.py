@@ -7,7 +7,7 @@ here. Knows nothing of sequences or slots.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +20,10 @@ from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
 from workers.device_map import split_model
-from workers.engines import native, packed
+from workers.engines import native, opengvlab, packed
 from workers.engines.base import EngineOptions, Loading
 from workers.engines.pictures import PictureProcessor
+from workers.engines.remote_code import read_settings, refuse_code
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SMALL_BYTES = 4_000_000_000
@@ -54,11 +55,17 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
     device = _choose_device(options.device)
     progress(1)
     try:
-        config = transformers.AutoConfig.from_pretrained(path, **extra)
-        _refuse_unsupported(config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **extra)
-        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        pictures = PictureProcessor(path, config) if takes_images else None
+        settings = {} if extra else read_settings(path)
+        original = opengvlab.recognise(path, settings)
+        if original is None and not options.trust_remote_code:
+            refuse_code(path, settings)
+        extra |= {"trust_remote_code": options.trust_remote_code}
+        with original.translated() if original else nullcontext(path) as readable:
+            config = transformers.AutoConfig.from_pretrained(readable, **extra)
+            _refuse_unsupported(config)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(readable, **extra)
+            takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+            pictures = PictureProcessor(readable, config) if takes_images else None
         progress(5)
         cls = (
             transformers.AutoModelForImageTextToText
@@ -67,9 +74,12 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
         )
         with _weights_progress(progress):
             weights = _weights(options, config, path, device)
-            if extra:
+            if "gguf_file" in extra:
                 weights["quantization_config"] = cast(Any, transformers.GgufConfig)(dequantize=True)
-            model = cls.from_pretrained(path, **extra, **weights)
+            if original is not None:
+                model = original.load(config, **weights)
+            else:
+                model = cls.from_pretrained(path, **extra, **weights)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"cannot load {options.model_path}: {error}") from error
     if device.type == "cpu" and model.num_parameters() < _TINY_PARAMETERS:
