@@ -84,6 +84,11 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
     )
     parser.add_argument("--context-length", type=int, help="tokens a conversation may have at most")
     parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with a checkpoint of a family transformers does not know",
+    )
+    parser.add_argument(
         "--restart",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -142,6 +147,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             compile=flags.compile,
             compile_dir=str(settings.data_dir / "compiled"),
             conv_template=flags.conv_template,
+            trust_remote_code=flags.trust_remote_code,
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)

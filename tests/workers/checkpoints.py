@@ -149,7 +149,7 @@ def save_text_model(folder: Path, family: str, **changes: Any) -> Path:
     return folder
 
 
-def save_internvl(folder: Path) -> Path:
+def save_internvl(folder: Path, family: str = "qwen2") -> Path:
     """Write a random InternVL: 28-pixel tiles of 4 tokens each, at most 4 tiles and a thumbnail."""
     torch.manual_seed(5)
     tokenizer: Any = byte_level_tokenizer(
@@ -157,7 +157,7 @@ def save_internvl(folder: Path) -> Path:
     )
     config = transformers.InternVLConfig(
         vision_config=vision_config(image_size=[28, 28], patch_size=[7, 7]),
-        text_config=text_config("qwen2", len(tokenizer)).to_dict(),
+        text_config=text_config(family, len(tokenizer)).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
     )

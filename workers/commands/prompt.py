@@ -143,12 +143,12 @@ def _prompt(flags: argparse.Namespace, messages: tuple[ChatMessage, ...]) -> str
 
 def _builder(flags: argparse.Namespace) -> tuple[PromptBuilder, str | None]:
     from workers.engines.base import EngineOptions
-    from workers.engines.checkpoint import choose_template, load_language
+    from workers.engines.language import load_language
     from workers.prompt import PromptBuilder
 
     model_path = str(_DEMO) if flags.model_path == "demo" else flags.model_path
     options = EngineOptions(model_path=model_path, conv_template=flags.template or "auto")
-    config, tokenizer, pictures = load_language(model_path)
-    token = pictures.token if pictures else None
-    template = choose_template(options, config, tokenizer, pictures)
-    return PromptBuilder(tokenizer, template, token), token
+    language = load_language(options)
+    pictures = (language.pictures.token, language.pictures.frame) if language.pictures else ()
+    builder = PromptBuilder(language.tokenizer, language.template, *pictures)
+    return builder, language.pictures.token if language.pictures else None

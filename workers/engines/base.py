@@ -40,6 +40,8 @@ class EngineOptions:
     """What the model is served as: without a chat template, its name may say how it was trained."""
     conv_template: str = "auto"
     """A name of `workers.templates`; `"auto"` is the checkpoint's own, else by the model's name."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a checkpoint may be run."""
 
 
 @dataclass(frozen=True, slots=True)

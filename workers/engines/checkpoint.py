@@ -1,7 +1,7 @@
-"""Loading a Hugging Face checkpoint: device, number format, weights, tokenizer, pictures.
+"""Loading a checkpoint's weights: onto which device, in which number format.
 
-Owns the choices that `"auto"` leaves open and the refusal of models whose answers would be wrong
-here. Knows nothing of sequences or slots.
+Owns the choices that `"auto"` leaves open; all that comes before the weights is `language`'s. Knows
+nothing of sequences or slots.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils.logging import set_tqdm_hook
 
 from broker.errors import ConfigurationError
-from workers import templates
 from workers.device_map import split_model
 from workers.engines import native, packed
 from workers.engines.base import EngineOptions, Loading
+from workers.engines.language import Language, load_language
 from workers.engines.pictures import PictureProcessor
 from workers.templates import Template
 
@@ -32,7 +31,6 @@ _SMALL_BYTES = 4_000_000_000
 _TINY_PARAMETERS = 30_000_000
 _MAX_LENGTH = 2048
 """Context length of a checkpoint that does not name its own."""
-_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +50,13 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
     Raises:
         ConfigurationError: the model, the device or the format is unknown or cannot be served.
     """
-    path, extra = _locate(options.model_path)
     device = _choose_device(options.device)
     progress(1)
-    config, tokenizer, pictures = load_language(options.model_path)
+    language = load_language(options)
     progress(5)
     try:
-        cls = (
-            transformers.AutoModelForImageTextToText
-            if pictures
-            else transformers.AutoModelForCausalLM
-        )
         with _weights_progress(progress):
-            weights = _weights(options, config, path, device)
-            if extra:
-                weights["quantization_config"] = cast(Any, transformers.GgufConfig)(dequantize=True)
-            model = cls.from_pretrained(path, **extra, **weights)
+            model = language.load_model(**_weights(options, language, device))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"cannot load {options.model_path}: {error}") from error
     if device.type == "cpu" and model.num_parameters() < _TINY_PARAMETERS:
@@ -77,41 +66,14 @@ def load_checkpoint(options: EngineOptions, progress: Loading) -> Checkpoint:
     if options.load_8bit and _has_own_int8(device):
         native.load(Path(options.compile_dir))
         packed.pack(model, bits=8)
+    text = language.config.get_text_config()
     return Checkpoint(
         model=cast(Any, model).eval(),
-        tokenizer=tokenizer,
-        template=choose_template(options, config, tokenizer, pictures),
-        pictures=pictures,
-        max_length=getattr(config.get_text_config(), "max_position_embeddings", _MAX_LENGTH),
+        tokenizer=language.tokenizer,
+        template=language.template,
+        pictures=language.pictures,
+        max_length=getattr(text, "max_position_embeddings", _MAX_LENGTH),
     )
-
-
-def load_language(
-    model_path: str,
-) -> tuple[Any, transformers.PreTrainedTokenizerBase, PictureProcessor | None]:
-    """Load all but the weights: configuration, tokenizer, and pictures if the model takes any.
-
-    Raises:
-        ConfigurationError: the model is unknown or cannot be served.
-    """
-    path, extra = _locate(model_path)
-    try:
-        config = transformers.AutoConfig.from_pretrained(path, **extra)
-        _refuse_unsupported(config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **extra)
-        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        return config, tokenizer, PictureProcessor(path, config) if takes_images else None
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"cannot load {model_path}: {error}") from error
-
-
-def _locate(model_path: str) -> tuple[str, dict[str, Any]]:
-    path = Path(model_path)
-    if path.suffix != ".gguf":
-        return model_path, {}
-    if find_spec("gguf") is None:
-        raise ConfigurationError(f"{model_path}: to load GGUF files, install the package gguf")
-    return str(path.parent), {"gguf_file": path.name}
 
 
 def _choose_device(name: str) -> torch.device:
@@ -125,41 +87,12 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _refuse_unsupported(config: Any) -> None:
-    text = config.get_text_config()
-    if config.is_encoder_decoder:
-        raise ConfigurationError(f"{config.model_type}: encoder-decoder models are not supported")
-    other = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
-    if other:
-        raise ConfigurationError(f"{config.model_type}: no support for layers of type {other}")
-
-
-def choose_template(
-    options: EngineOptions,
-    config: Any,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    pictures: PictureProcessor | None,
-) -> str | Template | None:
-    """Choose by the flag, else what the checkpoint brings or names, else by the model's name."""
-    if options.conv_template != "auto":
-        return templates.named(options.conv_template)
-    for template in (pictures.template if pictures else None, tokenizer.chat_template):
-        if isinstance(template, dict):
-            template = template.get("default")
-        if template:
-            return str(template)
-    if known := templates.TEMPLATES.get(getattr(config, "template", "")):  # InternVL's config.json
-        return known
-    names = (options.model_name, Path(options.model_path).name)
-    return next(filter(None, map(templates.choose, names)), None)
-
-
-def _weights(
-    options: EngineOptions, config: Any, path: str, device: torch.device
-) -> dict[str, Any]:
+def _weights(options: EngineOptions, language: Language, device: torch.device) -> dict[str, Any]:
     """Choose `from_pretrained` arguments: number format, place and quantization."""
-    dtype = _choose_dtype(options.dtype, config, path, device)
-    chosen: dict[str, Any] = {"dtype": dtype, "device_map": _place(options.device, config, device)}
+    chosen: dict[str, Any] = {
+        "dtype": _choose_dtype(options.dtype, language, device),
+        "device_map": _place(options.device, language.config, device),
+    }
     if options.load_8bit and not _has_own_int8(device):
         chosen["quantization_config"] = _int8(device)
     return chosen
@@ -175,7 +108,7 @@ def _has_own_int8(device: torch.device) -> bool:
     return device.type == "cpu" and native.has_linear() and native.compiler() is not None
 
 
-def _choose_dtype(name: str, config: Any, path: str, device: torch.device) -> torch.dtype | str:
+def _choose_dtype(name: str, language: Language, device: torch.device) -> torch.dtype | str:
     """`"auto"` is the checkpoint's own format on an accelerator.
 
     On a CPU it is bfloat16, except for float32 checkpoints of up to about a billion parameters.
@@ -187,8 +120,8 @@ def _choose_dtype(name: str, config: Any, path: str, device: torch.device) -> to
         raise ConfigurationError(f"dtype {name!r} is not one of: auto, {', '.join(_DTYPES)}")
     if device.type != "cpu":
         return "auto"
-    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-    if config.dtype == torch.float32 and size < _SMALL_BYTES:
+    size = sum(file.stat().st_size for file in Path(language.path).glob("*.safetensors"))
+    if language.config.dtype == torch.float32 and size < _SMALL_BYTES:
         return torch.float32
     return torch.bfloat16
 
