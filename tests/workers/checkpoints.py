@@ -202,12 +202,26 @@ def save_llava(folder: Path) -> Path:
     return folder
 
 
-def save_qwen_vl(folder: Path) -> Path:
-    """Write a random Qwen2-VL, whose three-dimensional positions the engine does not know."""
-    text = text_config("qwen2", 300).to_dict() | {
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}
+def save_paligemma(folder: Path) -> Path:
+    """Write a random PaliGemma, whose whole prompt attends in both directions."""
+    tokenizer: Any = byte_level_tokenizer({"image_token": "<image>"})
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    config = cast(Any, transformers.PaliGemmaConfig)(
+        vision_config=vision_config(
+            model_type="siglip_vision_model", image_size=28, patch_size=7, projection_dim=32
+        ),
+        text_config=text_config("gemma", len(tokenizer)).to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        hidden_size=32,
+    )
+    save_checkpoint(folder, transformers.PaliGemmaForConditionalGeneration(config), tokenizer)
+    image_processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 28, "width": 28},
+        "image_seq_length": 16,
     }
-    transformers.Qwen2VLConfig(text_config=text).save_pretrained(folder)
+    save_processor(folder, "PaliGemmaProcessor", image_processor)
     return folder
 
 

@@ -48,8 +48,8 @@ def test_a_missing_or_damaged_picture_is_refused(internvl: Path) -> None:
 
 
 def test_families_that_would_answer_wrongly_are_refused_at_load(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="three-dimensional positions"):
-        load(checkpoints.save_qwen_vl(tmp_path / "qwen"))
+    with pytest.raises(ConfigurationError, match="paligemma: "):
+        load(checkpoints.save_paligemma(tmp_path / "paligemma"))
     with pytest.raises(ConfigurationError, match="bloom: this family is not supported"):
         load(checkpoints.save_text_model(tmp_path / "bloom", "bloom"))
 
