@@ -19,7 +19,6 @@ from tests.workers.checkpoints import text_config
 from tests.workers.reference import load, request, run
 from workers.device_map import LAYERS, split_model
 from workers.engines import checkpoint
-from workers.engines.base import EngineOptions
 from workers.engines.cache import SlotCache
 from workers.engines.plan import make_plan
 from workers.scheduler import Scheduler
@@ -187,12 +186,11 @@ def test_auto_spreads_over_all_gpus_and_a_named_one_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config = text_config("llama", 300, dtype=torch.float16)
+    config = text_config("llama", 300)
     cuda = torch.device("cuda")
-    chosen = checkpoint._weights(EngineOptions("x", device="auto"), config, "x", cuda)
-    assert chosen["device_map"] == split_model(config, 2)
-    chosen = checkpoint._weights(EngineOptions("x", device="cuda"), config, "x", cuda)
-    assert chosen["device_map"] == {"": cuda}
+    assert checkpoint._place("auto", config, cuda) == split_model(config, 2)
+    assert checkpoint._place("cuda", config, cuda) == {"": cuda}
+    assert checkpoint._place("auto", config, torch.device("cpu")) == {"": torch.device("cpu")}
 
 
 def test_a_dispatched_model_answers_as_before(llama: Path) -> None:
