@@ -186,10 +186,11 @@ def test_auto_spreads_over_all_gpus_and_a_named_one_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config = text_config("llama", 300, dtype=torch.float16)
+    config = text_config("llama", 300)
     cuda = torch.device("cuda")
     assert checkpoint._place("auto", config, cuda) == split_model(config, 2)
     assert checkpoint._place("cuda", config, cuda) == {"": cuda}
+    assert checkpoint._place("auto", config, torch.device("cpu")) == {"": torch.device("cpu")}
 
 
 def test_a_dispatched_model_answers_as_before(llama: Path) -> None:

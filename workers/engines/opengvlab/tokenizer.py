@@ -21,7 +21,7 @@ IMAGE_TOKENS = {
     "start_image_token": "<img>",
     "end_image_token": "</img>",
     "context_image_token": "<IMG_CONTEXT>",
-    "video_token": "</img>",  # there is none: frames of videos are pictures
+    "video_token": "</img>",  # they have none: frames of videos are pictures
 }
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 
