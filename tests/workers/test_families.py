@@ -19,6 +19,7 @@ from frontend.service import Service
 from tests.stack import Stack, embedded_valkey
 from tests.workers import families
 from tests.workers.reference import ids, load, picture, run
+from workers.engines import native
 from workers.engines.processors import load_processor
 from workers.scheduler import Scheduler
 
@@ -151,3 +152,22 @@ def test_a_family_goes_on_from_what_it_holds_and_from_what_was_told(
     assert whole[:5] + ids(again) == whole
     usage = again[-1].usage
     assert usage is not None and usage.cached_tokens == usage.prompt_tokens
+
+
+@pytest.fixture(scope="module")
+def compile_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("operators"))
+
+
+@pytest.mark.skipif(
+    not native.has_linear() or not native.compiler(), reason="no AVX512_BF16, or g++"
+)
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_family_runs_with_8_bit_weights(family: str, tmp_path: Path, compile_dir: str) -> None:
+    folder = families.FAMILIES[family](tmp_path)
+    engine = load(folder, dtype="bfloat16", load_8bit=True, compile_dir=compile_dir)
+    scheduler = Scheduler(engine)
+    for name in CHATS:
+        scheduler.add(engine.prepare(ask(name, 8), BYTES))
+    outputs = run(scheduler)
+    assert {name: len(ids(output)) for name, output in outputs.items()} == dict.fromkeys(CHATS, 8)
