@@ -45,10 +45,12 @@ TURNS = (
 )
 
 
+QWEN_TOWER = {"hidden_size": 24, "intermediate_size": 32, "out_hidden_size": 32}
+DEEPSTACK = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
 _text = partial(text_config, max_position_embeddings=1024)
 
 
-def _qwen_vl(folder: Path, family: str, text: str, vision: dict[str, Any]) -> Path:
+def _qwen_vl(folder: Path, family: str, vision: dict[str, Any], **changes: Any) -> Path:
     """Write a Qwen-VL: pictures of any size in patches of 4 pixels, 2 x 2 patches to a token."""
     torch.manual_seed(11)
     marks = {
@@ -64,7 +66,9 @@ def _qwen_vl(folder: Path, family: str, text: str, vision: dict[str, Any]) -> Pa
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
     config = transformers.AutoConfig.for_model(
         family,
-        text_config=_text(text, len(tokenizer), rope_parameters=rope).to_dict(),
+        text_config=_text(
+            f"{family}_text", len(tokenizer), rope_parameters=rope, **changes
+        ).to_dict(),
         vision_config={"depth": 2, "num_heads": 2, "patch_size": 4, **vision},
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
@@ -80,40 +84,31 @@ def _qwen_vl(folder: Path, family: str, text: str, vision: dict[str, Any]) -> Pa
         "temporal_patch_size": 2,
         "merge_size": 2,
     }
-    name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[family]
+    name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}.get(family, "Qwen3VL")
     save_processor(folder, f"{name}Processor", image_processor)
     return folder
 
 
 def save_qwen2_vl(folder: Path) -> Path:
     """Write a random Qwen2-VL."""
-    return _qwen_vl(
-        folder, "qwen2_vl", "qwen2_vl_text", {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2}
-    )
+    return _qwen_vl(folder, "qwen2_vl", {"embed_dim": 24, "hidden_size": 32, "mlp_ratio": 2})
 
 
 def save_qwen2_5_vl(folder: Path) -> Path:
     """Write a random Qwen2.5-VL, whose tower attends in windows."""
-    vision = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "out_hidden_size": 32,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }
-    return _qwen_vl(folder, "qwen2_5_vl", "qwen2_5_vl_text", vision)
+    windows = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return _qwen_vl(folder, "qwen2_5_vl", QWEN_TOWER | windows)
 
 
 def save_qwen3_vl(folder: Path) -> Path:
     """Write a random Qwen3-VL, whose tower adds to the first layers of the language model."""
-    vision = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "out_hidden_size": 32,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
-    return _qwen_vl(folder, "qwen3_vl", "qwen3_vl_text", vision)
+    return _qwen_vl(folder, "qwen3_vl", QWEN_TOWER | DEEPSTACK)
+
+
+def save_qwen3_vl_moe(folder: Path) -> Path:
+    """Write a random Qwen3-VL with experts."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return _qwen_vl(folder, "qwen3_vl_moe", QWEN_TOWER | DEEPSTACK, **experts)
 
 
 def _llava_tokenizer() -> Any:
@@ -313,6 +308,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
     "Qwen2-VL": save_qwen2_vl,
     "Qwen2.5-VL": save_qwen2_5_vl,
     "Qwen3-VL": save_qwen3_vl,
+    "Qwen3-VL-MoE": save_qwen3_vl_moe,
     "Idefics3": save_idefics3,
     "SmolVLM": save_smolvlm,
     "Gemma 3": save_gemma3,
