@@ -171,3 +171,20 @@ def test_a_family_runs_with_8_bit_weights(family: str, tmp_path: Path, compile_d
         scheduler.add(engine.prepare(ask(name, 8), BYTES))
     outputs = run(scheduler)
     assert {name: len(ids(output)) for name, output in outputs.items()} == dict.fromkeys(CHATS, 8)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("family", ["Qwen3-VL-MoE"])  # three axes, additions to layers, experts
+def test_a_family_answers_compiled_as_transformers_does_alone(
+    family: str, tmp_path: Path, compile_dir: str
+) -> None:
+    folder = families.FAMILIES[family](tmp_path)
+    engine, alone = load(folder, compile="now", compile_dir=compile_dir), Alone(folder)
+    assert engine.runner.compiled
+    scheduler = Scheduler(engine)
+    for name in CHATS:
+        scheduler.add(engine.prepare(ask(name, 12), BYTES))
+    outputs = run(scheduler)
+    assert {name: ids(output) for name, output in outputs.items()} == {
+        name: alone.answer(messages, 12) for name, messages in CHATS.items()
+    }
