@@ -123,7 +123,12 @@ class GenerateRequest(_Message):
 
 
 class WorkerInfo(_Message):
-    """What a worker says of itself in its heartbeat key; all of it is plain to redis-cli."""
+    """What a worker says of itself in its heartbeat key; all of it is plain to redis-cli.
+
+    Fields of a later version are passed over: workers and frontends are updated one by one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     model: str

@@ -1,21 +1,26 @@
 """The worker registry: heartbeat keys that expire, and the models that live workers serve.
 
 A worker is alive as long as its hash exists and does not say that it failed; there is no other
-truth about it. Readers sweep ids whose hash is gone.
+truth about it. Readers sweep ids whose hash is gone, and pass over a record that they cannot read.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from functools import lru_cache
 from typing import Any
 
 import redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 
 from broker import keys
 from broker.errors import ModelNotFound, NoLiveWorker
 from broker.messages import ModelInfo, WorkerInfo
 from broker.queues import queue_key
+
+log = logging.getLogger(__name__)
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
@@ -54,21 +59,35 @@ def failures(client: redis.Redis) -> list[WorkerInfo]:
 
 
 def _all(client: redis.Redis) -> list[WorkerInfo]:
-    ids = sorted(raw.decode() for raw in client.smembers(keys.WORKERS))  # type: ignore[union-attr]
+    raw_ids: Any = client.smembers(keys.WORKERS)
+    ids = sorted(raw.decode(errors="backslashreplace") for raw in raw_ids)
     pipe = client.pipeline(transaction=False)
     for worker_id in ids:
         pipe.hgetall(keys.worker(worker_id))
-    found: list[dict[bytes, bytes]] = pipe.execute()
-    gone = [worker_id for worker_id, record in zip(ids, found, strict=True) if not record]
+    found = dict(zip(ids, pipe.execute(raise_on_error=False), strict=True))
+    gone = [worker_id for worker_id, record in found.items() if not record]
     if gone:
         client.srem(keys.WORKERS, *gone)
-    known = [_read(record) for record in found if record]
-    return sorted(known, key=lambda info: (info.model, info.id))
+    read = (_read(worker_id, record) for worker_id, record in found.items() if record)
+    return sorted((info for info in read if info), key=lambda info: (info.model, info.id))
 
 
-def _read(record: dict[bytes, bytes]) -> WorkerInfo:
-    fields: dict[str, Any] = {key.decode(): value.decode() for key, value in record.items()}
-    return WorkerInfo.model_validate(fields)
+def _read(worker_id: str, record: dict[bytes, bytes] | Exception) -> WorkerInfo | None:
+    """Read a record; one of another version, or of a stranger, is as good as none."""
+    try:
+        if isinstance(record, Exception):
+            raise record
+        fields: dict[str, Any] = {key.decode(): value.decode() for key, value in record.items()}
+        return WorkerInfo.model_validate(fields)
+    except (ValueError, ResponseError) as error:
+        _warn_once(worker_id, type(error).__name__)
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(worker_id: str, error: str) -> None:
+    key = keys.worker(worker_id)
+    log.warning("%s cannot be read (%s): is that worker of another version?", key, error)
 
 
 def models(client: redis.Redis) -> list[ModelInfo]:

@@ -1,8 +1,9 @@
 """Starts a worker again when it breaks: after a CUDA error, or when the system killed it.
 
 Runs the worker as a child process, so that nothing of what broke is left. A worker that ends by
-itself, because it was asked to or because a flag is wrong, is not started again. Knows a command
-and its exit status, and nothing of what the command does.
+itself, because it was asked to or because a flag is wrong, is not started again; one whose
+supervisor is killed ends as if it were asked to. Knows a command and its exit status, and nothing
+of what the command does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+
+from workers.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ class Supervisor:
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _run_once(self) -> int:
-        self._child = subprocess.Popen(self._command)
+        # There are no threads here that could hold a lock while the child is forked.
+        self._child = subprocess.Popen(self._command, preexec_fn=end_with_parent)
         if self._stop.is_set():  # a signal came before there was a child to pass it on to
             self._child.terminate()
         return self._child.wait()

@@ -71,6 +71,34 @@ def test_a_model_that_lost_its_workers_is_told_from_an_unknown_one(
         registry.find_model(client, "never-heard-of")
 
 
+def test_a_record_of_a_later_version_is_read_without_what_is_new(
+    client: redis.Redis, model: str
+) -> None:
+    info = announce(client, model)
+    client.hset(keys.worker(info.id), "temperature_of_the_room", "21")
+    assert info in registry.workers(client)
+
+
+def test_records_that_cannot_be_read_are_passed_over_and_told_once(
+    client: redis.Redis, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = announce(client, model)
+    strange, wrong, binary = (uuid.uuid4().hex[:8] for _ in range(3))
+    client.hset(keys.worker(strange), "pid", "many")
+    client.set(keys.worker(wrong), "a string")
+    client.hset(keys.worker(binary), mapping={b"id": b"\xff"})
+    client.sadd(keys.WORKERS, strange, wrong, binary, b"\xff\xfe")
+    try:
+        for _ in range(2):
+            assert info in registry.workers(client)
+        assert registry.find_model(client, model).workers == 1
+        assert sorted(r.getMessage().split()[0] for r in caplog.records) == sorted(
+            keys.worker(worker_id) for worker_id in (strange, wrong, binary)
+        )
+    finally:
+        client.delete(*map(keys.worker, (strange, wrong, binary)))
+
+
 def test_a_failed_worker_says_why_for_a_while_and_counts_nowhere(
     client: redis.Redis, model: str
 ) -> None:

@@ -95,6 +95,16 @@ def test_a_supervised_worker_comes_back_after_a_kill_and_not_after_a_goodbye(
     assert second.pid not in {info.pid for info in registry.workers(stack.redis)}
 
 
+def test_a_worker_leaves_when_its_supervisor_is_killed(stack: Stack) -> None:
+    supervisor = stack.worker("--engine", "echo", "--model-path", "echo", "--restart", wait=False)
+    worker = child(supervisor)
+    until(lambda: ready(stack, worker.pid), "the worker is ready")
+    supervisor.signal(signal.SIGKILL)
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "it ended")
+    assert registry.workers(stack.redis) == []
+    assert "got SIGTERM" in supervisor.output
+
+
 def test_a_wrong_flag_is_not_tried_again(stack: Stack) -> None:
     supervisor = stack.worker(
         "--engine", "echo", "--model-path", "echo?speed=3", "--restart", wait=False

@@ -7,14 +7,12 @@ the file. Any model that cannot be exported stays eager, which a warning says.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import itertools
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +33,7 @@ from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
 from workers.engines.layout import Placement
 from workers.engines.plan import Plan
+from workers.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ _MEMORY_SHARE = 0.25
 _TOLERANCE = {torch.float32: 1e-3}
 _LOW_PRECISION_TOLERANCE = 0.1
 _KEPT_FILES = 4
-_PR_SET_PDEATHSIG = 1
 _SOURCES = [
     Path(__file__).parent / name
     for name in (
@@ -285,7 +283,7 @@ def compile_to(path: Path, options: EngineOptions) -> None:
 def main() -> None:
     """Compile what the arguments say; a failure ends with one line."""
     os.nice(19)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()
     wish = json.loads(sys.argv[1])
     threads = wish.pop("threads")
     try:
