@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from broker import feedback, registry
+from broker import feedback, logs, registry
 from broker.connection import connect, redis_errors
 from broker.errors import ConfigurationError, HeliographError
 from broker.messages import ModelInfo, WorkerInfo
@@ -116,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
     try:
         settings = Settings.from_environment()
-        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(message)s")
+        logs.set_up(settings)
         match flags.command:
             case "up":
                 return up(settings)

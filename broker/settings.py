@@ -15,6 +15,7 @@ from typing import Any
 
 from broker.errors import ConfigurationError
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "HELIOGRAPH_"
 
 
@@ -74,6 +75,10 @@ class Settings:
         return settings
 
     def _check(self) -> None:
+        if self.log_level.upper() not in LOG_LEVELS:
+            raise ConfigurationError(
+                f"{_key('log_level')}={self.log_level!r} is no level: use {', '.join(LOG_LEVELS)}."
+            )
         for name in ("redis_port", "api_port", "ui_port"):
             port = getattr(self, name)
             if not 1 <= port <= 65535:

@@ -16,6 +16,7 @@ import time
 import uuid
 from pathlib import Path
 
+from broker import logs
 from broker.connection import connect
 from broker.errors import ConfigurationError
 from broker.messages import WorkerInfo
@@ -170,9 +171,7 @@ def main() -> None:
         return
     try:
         settings = Settings.from_environment()
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logs.set_up(settings)
         flags = parse_flags(settings)
         if flags.restart:
             supervisor = Supervisor(

@@ -20,6 +20,7 @@ from gevent.threadpool import ThreadPool
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
+from broker import logs
 from broker.errors import HeliographError
 from broker.ports import check_free
 from broker.settings import Settings
@@ -145,9 +146,7 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigurationError: the port cannot be used.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(settings)
     check_free(settings.host, settings.api_port, "HELIOGRAPH_API_PORT")
     _allow_many_files()
     Server(settings).run()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker import logs
 from broker.ports import check_free
 from broker.settings import Settings
 from frontend.service import Service
@@ -28,6 +29,7 @@ def main(settings: Settings) -> None:
     Raises:
         ConfigurationError: the port is taken.
     """
+    logs.set_up(settings)
     check_free(settings.host, settings.ui_port, "HELIOGRAPH_UI_PORT")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
