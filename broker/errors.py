@@ -103,6 +103,20 @@ class RedisUnavailable(HeliographError):
     code = "redis_unavailable"
 
 
+class LoopDetected(HeliographError):
+    """The request has come through this cell before."""
+
+    status = 508
+    code = "loop_detected"
+
+
+class UpstreamFailed(HeliographError):
+    """The server that computes for a worker did not answer, broke off, or answered nonsense."""
+
+    status = 502
+    code = "upstream_failed"
+
+
 class WorkerFailed(HeliographError):
     """The worker failed while it generated."""
 

@@ -15,6 +15,13 @@
 | helio:log:chats       | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback    | stream  | for ever            | frontend   | operators        |
 | helio:lock:janitor    | string  | 5 s                 | workers    | workers          |
+| helio:foreign         | set     | members are swept   | API        | bridge, API      |
+| helio:foreign:{url}   | hash    | 35 s, FastChat's    | API        | bridge, API      |
+|                       |         | 100 s, renewed; or  |            |                  |
+|                       |         | until withdrawn     |            |                  |
+| helio:lock:bridge     | string  | 5 s                 | bridges    | bridges          |
+| helio:cell            | string  | for ever            | whoever is | API, workers     |
+|                       |         |                     | first      |                  |
 | rq:queue:{model}      | list    | while jobs wait     | frontend   | worker           |
 
 RQ keeps its own bookkeeping under `rq:` (job hashes, `rq:wip:{model}`, `rq:workers`).
@@ -30,6 +37,9 @@ CONTROL: Final = "helio:control"
 CHAT_LOG: Final = "helio:log:chats"
 FEEDBACK_LOG: Final = "helio:log:feedback"
 JANITOR_LOCK: Final = "helio:lock:janitor"
+BRIDGE_LOCK: Final = "helio:lock:bridge"
+FOREIGN_WORKERS: Final = "helio:foreign"
+CELL: Final = "helio:cell"
 
 WORKER_TTL_S: Final = 5
 FAILED_WORKER_TTL_S: Final = 60
@@ -43,6 +53,11 @@ CHAT_LOG_LENGTH: Final = 100_000
 def worker(worker_id: str) -> str:
     """Heartbeat hash of a worker."""
     return f"helio:worker:{worker_id}"
+
+
+def foreign_worker(address: str) -> str:
+    """Record of a foreign worker."""
+    return f"helio:foreign:{address}"
 
 
 def job(job_id: str) -> str:

@@ -10,7 +10,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "prompt"]
+"""`prompt` is a ready prompt: the only message, as a template wrote it, with its pictures."""
 WorkerState = Literal["loading", "ready", "draining", "failed"]
 ImageProcessMode = Literal["Default", "Crop", "Pad", "Resize"]
 
@@ -108,13 +109,17 @@ class SamplingParams(_Message):
 
 
 class GenerateRequest(_Message):
-    """One answer to be generated: what a worker needs to know, and nothing about who asked."""
+    """One answer to be generated: what a worker needs to know, and nothing about who asked.
+
+    `path` has the ids of the cells that the request came through before this one.
+    """
 
     id: str
     model: str
     messages: tuple[ChatMessage, ...]
     sampling: SamplingParams = SamplingParams()
     created_s: float
+    path: tuple[str, ...] = ()
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -143,6 +148,7 @@ class WorkerInfo(_Message):
     running: int = 0
     waiting: int = 0
     speed: float = Field(default=0.0, description="tokens/s over the last seconds, measured")
+    peak_speed: float = Field(default=0.0, description="tokens/s at best lately, measured")
     context_length: int = 0
     images: bool = False
     started_s: float = 0.0
@@ -161,4 +167,5 @@ class ModelInfo:
     context_length: int
     images: bool
     speed: float
+    peak_speed: float
     started_s: float = field(default=0.0)

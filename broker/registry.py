@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.client import Pipeline
@@ -21,6 +22,8 @@ from broker.messages import ModelInfo, WorkerInfo
 from broker.queues import queue_key
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
@@ -68,25 +71,35 @@ def _all(client: redis.Redis) -> list[WorkerInfo]:
     gone = [worker_id for worker_id, record in found.items() if not record]
     if gone:
         client.srem(keys.WORKERS, *gone)
-    read = (_read(worker_id, record) for worker_id, record in found.items() if record)
+    read = (
+        read_record(keys.worker(worker_id), record, WorkerInfo.model_validate)
+        for worker_id, record in found.items()
+        if record
+    )
     return sorted((info for info in read if info), key=lambda info: (info.model, info.id))
 
 
-def _read(worker_id: str, record: dict[bytes, bytes] | Exception) -> WorkerInfo | None:
-    """Read a record; one of another version, or of a stranger, is as good as none."""
+def read_record(
+    key: str, record: dict[bytes, bytes] | Exception, parse: Callable[[dict[str, Any]], T]
+) -> T | None:
+    """Read a hash; one of another version, or of a stranger, is as good as none.
+
+    Args:
+        key: where it stands; it is named once in the log if it cannot be read.
+        record: Redis's reply to HGETALL.
+        parse: makes a record of its fields; raises ValueError or KeyError if it cannot.
+    """
     try:
         if isinstance(record, Exception):
             raise record
-        fields: dict[str, Any] = {key.decode(): value.decode() for key, value in record.items()}
-        return WorkerInfo.model_validate(fields)
-    except (ValueError, ResponseError) as error:
-        _warn_once(worker_id, type(error).__name__)
+        return parse({field.decode(): value.decode() for field, value in record.items()})
+    except (ValueError, KeyError, ResponseError) as error:
+        _warn_once(key, type(error).__name__)
         return None
 
 
 @lru_cache(maxsize=1024)
-def _warn_once(worker_id: str, error: str) -> None:
-    key = keys.worker(worker_id)
+def _warn_once(key: str, error: str) -> None:
     log.warning("%s cannot be read (%s): is that worker of another version?", key, error)
 
 
@@ -120,6 +133,7 @@ def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo
         context_length=min((info.context_length for info in ready), default=0),
         images=any(info.images for info in ready),
         speed=sum(info.speed for info in group),
+        peak_speed=sum(info.peak_speed for info in ready),
         started_s=min(info.started_s for info in group),
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from broker.errors import ConfigurationError
 
+DISPATCH_METHODS = ("shortest_queue", "lottery")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "HELIOGRAPH_"
 
@@ -24,6 +25,10 @@ class Settings:
     """What a Heliograph process can be told from outside. Field `api_port` is HELIOGRAPH_API_PORT.
 
     `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
+    `control_token` lets machines other than this one register workers, whose addresses must match
+    `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
+    own address. `groups` is `name=model,model`, several with blanks between. `upstream_key` is the
+    API key that a worker with a remote engine sends.
     """
 
     redis_url: str = ""
@@ -46,6 +51,12 @@ class Settings:
     max_video_frames: int = 32
     max_body_bytes: int = 32 * 2**20
     max_queue_length: int = 1000
+    groups: str = ""
+    dispatch_method: str = "shortest_queue"
+    public_url: str = ""
+    control_token: str = field(default="", repr=False)
+    worker_addresses: str = ""
+    upstream_key: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -60,14 +71,14 @@ class Settings:
             ConfigurationError: a HELIOGRAPH_* name is unknown, or a value does not parse.
         """
         source = os.environ if environ is None else environ
-        keys = {_key(field.name): field for field in fields(cls)}
+        keys = {_key(each.name): each for each in fields(cls)}
         for name in source:
             if name.startswith(PREFIX) and name not in keys:
                 known = ", ".join(sorted(keys))
                 raise ConfigurationError(f"{name} is not a setting. Known settings: {known}.")
         values = {
-            field.name: _parse(key, source[key], str(field.type))
-            for key, field in keys.items()
+            each.name: _parse(key, source[key], str(each.type))
+            for key, each in keys.items()
             if source.get(key, "") != ""
         }
         settings = cls(**values)
@@ -79,14 +90,19 @@ class Settings:
             raise ConfigurationError(
                 f"{_key('log_level')}={self.log_level!r} is no level: use {', '.join(LOG_LEVELS)}."
             )
+        if self.dispatch_method not in DISPATCH_METHODS:
+            raise ConfigurationError(
+                f"{_key('dispatch_method')}={self.dispatch_method!r} is none of "
+                f"{', '.join(DISPATCH_METHODS)}."
+            )
         for name in ("redis_port", "api_port", "ui_port"):
             port = getattr(self, name)
             if not 1 <= port <= 65535:
                 raise ConfigurationError(f"{_key(name)}={port} is not a port: use 1 to 65535.")
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, int) and value < 1:
-                raise ConfigurationError(f"{_key(field.name)}={value} must be at least 1.")
+                raise ConfigurationError(f"{_key(each.name)}={value} must be at least 1.")
 
 
 def _key(field_name: str) -> str:

@@ -6,10 +6,11 @@ neither Redis nor RQ, and no tensor: an engine knows sequences, and sequences kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from broker.events import FinishReason, TokenLogprob, Usage
 from broker.messages import GenerateRequest
 from workers.sequence import Sequence
 
@@ -161,4 +162,59 @@ class Engine(Protocol):
 
     def release(self, sequence: Sequence) -> None:
         """Take back the sequence's slot; a no-op if it has none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What came from an upstream: new text and how many tokens it is, about.
+
+    The last one of an answer has a finish reason, and the usage if the upstream tells it.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@runtime_checkable
+class Upstream(Protocol):
+    """Servers that compute for a worker over HTTP; used by `workers.relay`, from its event loop."""
+
+    name: str
+    device: str
+    context_length: int
+    images: bool
+
+    @property
+    def slots(self) -> int:
+        """Requests that may run there at once."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why no request can be sent there now; empty when one can."""
+        ...
+
+    async def check(self) -> None:
+        """Ask whether it answers, and set `trouble` accordingly; called each second."""
+        ...
+
+    def stream(self, request: GenerateRequest, images: Mapping[str, bytes]) -> AsyncIterator[Piece]:
+        """Send a request and yield its answer; closing the iterator cancels it there.
+
+        After `UpstreamFailed` it may be called again for the same request; the answer then begins
+        anew, at another server if there is one.
+
+        Raises:
+            UpstreamFailed: no connection, a broken one, nonsense, or an error that is not the
+                request's fault.
+            HeliographError: the upstream refused this request.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
         ...
