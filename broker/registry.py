@@ -1,7 +1,8 @@
 """The worker registry: heartbeat keys that expire, and the models that live workers serve.
 
-A worker is alive as long as its hash exists and does not say that it failed; there is no other
-truth about it. Readers sweep ids whose hash is gone, and pass over a record that they cannot read.
+A worker is alive as long as its hash exists and does not say that it failed or can take no jobs;
+there is no other truth about it. Readers sweep ids whose hash is gone, and pass over a record that
+they cannot read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from broker.queues import queue_key
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_DOWN = ("unavailable", "failed")
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
@@ -53,12 +56,12 @@ def withdraw(client: redis.Redis, worker_id: str) -> None:
 
 def workers(client: redis.Redis) -> list[WorkerInfo]:
     """All live workers, by model and id."""
-    return [info for info in _all(client) if info.state != "failed"]
+    return [info for info in _all(client) if info.state not in _DOWN]
 
 
-def failures(client: redis.Redis) -> list[WorkerInfo]:
-    """Workers that failed within the last minute, by model and id; each says why."""
-    return [info for info in _all(client) if info.state == "failed"]
+def down(client: redis.Redis) -> list[WorkerInfo]:
+    """Workers that wait for what computes for them, or failed within the last minute, with why."""
+    return [info for info in _all(client) if info.state in _DOWN]
 
 
 def _all(client: redis.Redis) -> list[WorkerInfo]:
