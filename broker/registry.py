@@ -141,6 +141,24 @@ def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo
     )
 
 
+def pool(name: str, members: list[ModelInfo]) -> ModelInfo:
+    """Describe models of one group as if they were one, with the sums over them."""
+    ready = [info for info in members if info.ready]
+    return ModelInfo(
+        name=name,
+        workers=sum(info.workers for info in members),
+        ready=sum(info.ready for info in members),
+        slots=sum(info.slots for info in members),
+        running=sum(info.running for info in members),
+        queue_length=sum(info.queue_length for info in members),
+        context_length=min((info.context_length for info in ready), default=0),
+        images=any(info.images for info in ready),
+        speed=sum(info.speed for info in members),
+        peak_speed=sum(info.peak_speed for info in members),
+        started_s=min((info.started_s for info in members), default=0.0),
+    )
+
+
 def find_model(client: redis.Redis, name: str) -> ModelInfo:
     """The live model of that name.
 

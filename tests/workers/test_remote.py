@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker import registry
-from broker.errors import NoLiveWorker, RemoteError
-from broker.events import Delta, End, Failed
-from broker.messages import ChatMessage, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
-from tests.pictures import scene
-from tests.stack import Process, Stack, embedded_valkey, until
+from tests.stack import Process, Stack, embedded_valkey
 from tests.workers.test_worker import answer, ask
 
 
@@ -47,9 +42,7 @@ def service(near: Stack) -> Iterator[Service]:
 
 def remote_worker(stack: Stack, upstream: str, name: str = "echo", *flags: str) -> Process:
     """A worker in `stack` that has `upstream` compute."""
-    return stack.worker(
-        "--engine", "remote", "--upstream", upstream, "--model-name", name, *flags
-    )
+    return stack.worker("--engine", "remote", "--upstream", upstream, "--model-name", name, *flags)
 
 
 def test_answers_come_from_the_upstream_with_its_usage(
