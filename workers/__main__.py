@@ -1,7 +1,8 @@
 """`python -m workers`: one worker process that serves one model from its queue.
 
 The flags are those of the worker people already know; what is not given comes from the settings.
-`python -m workers prompt` and `tiles` show what the model would be given, see `workers.commands`.
+`python -m workers prompt` and `tiles` show what the model would be given, see `workers.commands`;
+`python -m workers bridge` keeps a worker for each model of foreign workers, see `workers.bridge`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
-DEFAULT_SLOTS = {"local": 16, "echo": 256, "remote": 64}
-COMMANDS = {"prompt": "workers.commands.prompt", "tiles": "workers.commands.tiles"}
+DEFAULT_SLOTS = {"local": 16, "echo": 256, "remote": 64, "foreign": 5}
+COMMANDS = {
+    "bridge": "workers.bridge",
+    "prompt": "workers.commands.prompt",
+    "tiles": "workers.commands.tiles",
+}
 
 log = logging.getLogger("workers")
 
@@ -73,7 +78,8 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         "--limit-model-concurrency",
         type=int,
         metavar="SLOTS",
-        help="requests that run at once (default: local 16, echo 256, remote 64)",
+        help="requests that run at once, at each worker where they are foreign "
+        "(default: local 16, echo 256, remote 64, foreign 5)",
     )
     parser.add_argument(
         "--conv-template",
@@ -132,8 +138,10 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
     if flags.engine == "echo" and flags.model_path == "demo":
         model_path = "echo"
-    if flags.engine == "remote" and not flags.model_name:
-        raise ConfigurationError("--engine remote needs --model-name, the name to serve it under.")
+    if flags.engine in ("remote", "foreign") and not flags.model_name:
+        raise ConfigurationError(
+            f"--engine {flags.engine} needs --model-name, the name to serve it under."
+        )
     name = flags.model_name or served_name("echo" if model_path == "echo" else flags.model_path)
     info = WorkerInfo(
         id=uuid.uuid4().hex[:8],

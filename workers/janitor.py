@@ -18,19 +18,12 @@ from rq.serializers import JSONSerializer
 from broker import channel, keys
 from broker.errors import WorkerFailed
 from broker.queues import GenerateJob, intermediate_key, queue_key
+from workers import lock
 
 log = logging.getLogger(__name__)
 
-LOCK_S = 5
 STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
-
-_HOLD_LOCK = """
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return 1
-"""
 
 _PUT_BACK = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
@@ -47,8 +40,7 @@ class Janitor:
 
     def sweep(self) -> None:
         """Repair the queues of all models, if this is the janitor of the moment."""
-        held = self._client.eval(_HOLD_LOCK, 1, keys.JANITOR_LOCK, self._worker_id, str(LOCK_S))
-        if not held:
+        if not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
             self._stranded_since.clear()
             return
         seconds, microseconds = self._client.time()

@@ -14,6 +14,7 @@ _ENGINES = {
     "local": ("workers.engines.local", "LocalEngine"),
     "echo": ("workers.engines.echo", "EchoEngine"),
     "remote": ("workers.engines.remote", "RemoteEngine"),
+    "foreign": ("workers.engines.foreign", "ForeignEngine"),
 }
 
 

@@ -1,6 +1,6 @@
 """Prompts for FastChat's workers, by the conversation template that a worker itself tells.
 
-Written for the separator styles below, character by character as FastChat writes them; for others
+Written for the separator styles below, character by character as FastChat has them; for others
 there is no prompt, and the caller chooses a template by the model's name. The template comes from a
 stranger: it is checked, and nothing in it is evaluated.
 """
@@ -37,7 +37,6 @@ class _Style:
 
 
 _COLON = _Style("{system}{sep}", "{role}: {text}{end}", "{role}:")
-_LLAMA_3_ROLE = "<|start_header_id|>{role}<|end_header_id|>\n\n"
 _STYLES = {
     1: _COLON,
     2: _Style(_COLON.head, _COLON.turn, _COLON.open, two=True),
@@ -45,23 +44,20 @@ _STYLES = {
     4: _Style("{system}", "{role}{text}{end}", "{role}"),
     5: _Style("{system}", "{role}{text}{end}", "{role}", two=True),
     6: _Style("{system}{sep}", "{role}\n{text}{end}", "{role}\n", needs="system"),
-    8: _Style(
-        "{system}",
-        _LLAMA_3_ROLE + "{stripped}<|eot_id|>",
-        _LLAMA_3_ROLE,
-        needs="message",
-        start="<|begin_of_text|>",
-    ),
-    10: _Style("{system}{sep}\n", "{role}\n{text}{end}\n", "{role}\n", needs="system"),
-    15: _Style("{system}{sep}", "{role}:\n{text}{end}", "{role}:\n"),
-    16: _Style(_COLON.head, _COLON.turn, _COLON.open, needs="message"),
-    18: _Style("{system}", _COLON.turn, _COLON.open, two=True),
-    21: _Style(
-        "", "<start_of_turn>{role}\n{text}{end}", "<start_of_turn>{role}\n", start="<bos>"
-    ),
-    23: _Style("{system}\n", "{role}: {text}\n", _COLON.open),
 }
+"""By number, as far as all of FastChat's versions have the same; `_style` knows more."""
 _LLAMA_2 = 7
+_LLAMA_3_ROLE = "<|start_header_id|>{role}<|end_header_id|>\n\n"
+_LLAMA_3 = _Style(
+    "{system}",
+    _LLAMA_3_ROLE + "{stripped}<|eot_id|>",
+    _LLAMA_3_ROLE,
+    needs="message",
+    start="<|begin_of_text|>",
+)
+_CHATML = _Style("{system}{sep}\n", "{role}\n{text}{end}\n", "{role}\n", needs="system")
+_GEMMA_ROLE = "<start_of_turn>{role}\n"
+_GEMMA = _Style("", _GEMMA_ROLE + "{text}{end}", _GEMMA_ROLE, start="<bos>")
 
 
 class Conversation(BaseModel):
@@ -93,8 +89,21 @@ def read(reply: dict[str, Any]) -> Conversation | None:
         found = Conversation.model_validate(reply.get("conv"))
     except ValidationError:
         return None
-    known = found.sep_style in _STYLES or found.sep_style == _LLAMA_2
-    return found if known and len(found.roles) >= 2 else None
+    if len(found.roles) < 2:
+        return None
+    return found if found.sep_style == _LLAMA_2 or _style(found) else None
+
+
+def _style(template: Conversation) -> _Style | None:
+    """The style; above 7 the numbers differ between versions, so the words themselves tell it."""
+    sep = template.sep or ""
+    if template.sep_style <= _LLAMA_2:
+        return _STYLES.get(template.sep_style)
+    if sep and template.sep2 is None and template.roles[0].startswith("<|"):
+        return _CHATML
+    if "<|start_header_id|>" in template.system_template:
+        return _LLAMA_3
+    return _GEMMA if sep.startswith("<end_of_turn>") else None
 
 
 def render(template: Conversation, messages: tuple[ChatMessage, ...]) -> str:
@@ -113,9 +122,10 @@ def render(template: Conversation, messages: tuple[ChatMessage, ...]) -> str:
     turns = [(each[0] or "", each[1] or "") for each in template.messages if len(each) == 2]
     turns += [(template.roles[each.role == "assistant"], text_of(each)) for each in messages]
     system = template.system_template.replace("{system_message}", message)
-    if template.sep_style == _LLAMA_2:
+    style = _style(template)
+    if style is None:
         return _render_llama_2(template, system if message else "", turns)
-    return _render(template, _STYLES[template.sep_style], system, message, turns)
+    return _render(template, style, system, message, turns)
 
 
 def text_of(message: ChatMessage) -> str:
