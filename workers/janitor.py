@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from broker import channel, keys
 from broker.errors import WorkerFailed
-from broker.queues import GenerateJob, intermediate_key, queue_key
+from broker.queues import GenerateJob, intermediate_key, put_back
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,6 @@ local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
-"""
-
-_PUT_BACK = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
 """
 
 
@@ -84,5 +80,5 @@ class Janitor:
         for job_id in waiting:
             if now - self._stranded_since.setdefault(job_id, now) > STRANDED_S:
                 log.warning("job %s was popped but never started; it is queued again", job_id)
-                self._client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id)
+                put_back(self._client, model, job_id)
         return waiting

@@ -32,7 +32,7 @@ from broker import channel, feedback, images
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
-from broker.queues import GenerateJob, intermediate_key, model_queue
+from broker.queues import GenerateJob, intermediate_key, model_queue, put_back
 from workers.engines.base import Engine, Upstream
 from workers.generation import Generation
 from workers.publisher import NO_USAGE, Ended, Publisher
@@ -175,6 +175,10 @@ class BatchWorker(BaseWorker):
                 self._slot_freed.wait(POP_TIMEOUT_S)
                 return
         job_ids = self._pop(free)
+        if self._runner.trouble:  # it came while this thread waited for jobs
+            for job_id in reversed(job_ids):
+                put_back(self.redis, self.queue.name, job_id)
+            return
         for job in self._claim(job_ids):
             self.execute_job(job, self.queue)
 
