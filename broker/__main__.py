@@ -6,14 +6,17 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from broker import feedback, logs, registry
+from broker import feedback, foreign, logs, registry
+from broker.addresses import AllowList, split_url
 from broker.connection import connect, redis_errors
 from broker.errors import ConfigurationError, HeliographError
+from broker.foreign import ForeignWorker
 from broker.messages import ModelInfo, WorkerInfo
 from broker.ports import check_free
 from broker.settings import Settings
@@ -49,17 +52,19 @@ def status(settings: Settings) -> int:
     client = connect(settings.url)
     with redis_errors():
         models, workers = registry.models(client), registry.workers(client)
-        down = registry.down(client)
+        down, strangers = registry.down(client), foreign.workers(client)
     console = Console()
     for info in down:
         line = f"Worker {info.id} of {info.model} on {info.host} {_WENT[info.state]}: {info.reason}"
         console.print(line, markup=False, soft_wrap=True)
     if not workers:
         console.print("No worker is alive. Start one: python -m workers")
-        return 1
-    console.print(_model_table(models))
-    console.print(_worker_table(workers))
-    return 0
+    else:
+        console.print(_model_table(models))
+        console.print(_worker_table(workers))
+    if strangers:
+        console.print(_foreign_table(strangers))
+    return 0 if workers else 1
 
 
 def _model_table(models: list[ModelInfo]) -> Table:
@@ -80,6 +85,37 @@ def _worker_table(workers: list[WorkerInfo]) -> Table:
         cells = (info.engine, info.device, info.host, info.pid, slots, f"{info.speed:.1f}")
         table.add_row(info.id, info.model, state, *map(str, cells))
     return table
+
+
+def _foreign_table(workers: list[ForeignWorker]) -> Table:
+    table = Table("address", "models", "heartbeats", "queue", title="Foreign workers")
+    for worker in workers:
+        models = ", ".join(worker.models) or "not asked yet"
+        heartbeats = "yes" if worker.heartbeats else "no"
+        table.add_row(worker.address, models, heartbeats, str(worker.queue_length))
+    return table
+
+
+def add_foreign(settings: Settings, url: str, heartbeats: bool) -> int:
+    """Register a foreign worker by hand; the bridge asks it what it serves.
+
+    Raises:
+        InvalidRequest: the URL is none, or its address may not be called.
+    """
+    AllowList.parse(settings.worker_addresses).check(*split_url(url))
+    worker = ForeignWorker(address=url, heartbeats=heartbeats, registered_s=time.time())
+    with redis_errors():
+        foreign.register(connect(settings.url), worker)
+    return 0
+
+
+def remove_foreign(settings: Settings, url: str) -> int:
+    """Withdraw a foreign worker; one that sends heartbeats comes back by itself."""
+    with redis_errors():
+        if foreign.withdraw(connect(settings.url), url):
+            return 0
+    print(f"heliograph: no foreign worker {url} is registered", file=sys.stderr)
+    return 1
 
 
 def tail_feedback(settings: Settings, count: int) -> int:
@@ -104,6 +140,19 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="run the whole stack of the Procfile")
     commands.add_parser("serve", help="run the embedded Valkey server")
     commands.add_parser("status", help="show live workers, slots, queues and tokens/s")
+    strangers = commands.add_parser(
+        "foreign", help="register HTTP workers of LLaVA, InternVL or FastChat by hand"
+    ).add_subparsers(dest="action", required=True)
+    add = strangers.add_parser("add", help="make one part of the fleet")
+    add.add_argument("url", help="where it listens, e.g. http://127.0.0.1:21002")
+    add.add_argument(
+        "--heart-beat",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether it must send heartbeats to stay (default: yes)",
+    )
+    remove = strangers.add_parser("remove", help="withdraw one")
+    remove.add_argument("url")
     votes = commands.add_parser("feedback", help="read the votes").add_subparsers(
         dest="action", required=True
     )
@@ -126,6 +175,10 @@ def main(argv: list[str] | None = None) -> int:
                 return serve(settings)
             case "status":
                 return status(settings)
+            case "foreign" if flags.action == "add":
+                return add_foreign(settings, flags.url, flags.heart_beat)
+            case "foreign":
+                return remove_foreign(settings, flags.url)
             case _ if flags.action == "tail":
                 return tail_feedback(settings, flags.count)
             case _:

@@ -72,6 +72,16 @@ def intermediate_key(model: str) -> str:
     return IntermediateQueue.get_intermediate_queue_key(queue_key(model))
 
 
+_PUT_BACK = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+"""
+
+
+def put_back(client: redis.Redis, model: str, job_id: str) -> None:
+    """Return a job that was popped but not started to the front of its queue."""
+    client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id)
+
+
 def model_queue(client: redis.Redis, model: str) -> Queue:
     """RQ's queue of a model."""
     return Queue(

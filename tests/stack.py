@@ -105,9 +105,9 @@ class Stack:
     def settings(self, **env: str) -> Settings:
         return Settings.from_environment({"REDIS_URL": self.url, **env})
 
-    def worker(self, *flags: str, wait: bool = True) -> Process:
+    def worker(self, *flags: str, wait: bool = True, **env: str) -> Process:
         """Start a worker process and wait until it is ready."""
-        process = self.start("worker", "workers", *flags)
+        process = self.start("worker", "workers", *flags, **env)
         if wait:
             until(lambda: self.info(process), f"worker is ready\n{process.output}", 90)
         return process

@@ -177,13 +177,14 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         worker = BatchWorker(settings.url, name, info.id, engine)
         listen(worker)
         pulse.attach(worker)
-        log.info(
-            "%s is ready on %s: %d slots of %d tokens",
-            name,
-            engine.device,
-            engine.slots,
-            engine.context_length,
-        )
+        if not worker.trouble:
+            log.info(
+                "%s is ready on %s: %d slots of %d tokens",
+                name,
+                engine.device,
+                engine.slots,
+                engine.context_length,
+            )
         worker.work()
 
 

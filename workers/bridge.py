@@ -108,7 +108,7 @@ class Bridge:
 
     async def _ask_models(self, worker: ForeignWorker) -> None:
         try:
-            status = await ask_status(self._client, worker.address)
+            status = await ask_status(self._client, worker.address.rstrip("/"))
             if status.cell and status.cell == cell.cell_id(self._redis):
                 self._say(worker, "is this cell itself, and is withdrawn")
                 foreign.withdraw(self._redis, worker.address)

@@ -17,17 +17,13 @@ from rq.serializers import JSONSerializer
 
 from broker import channel, keys
 from broker.errors import WorkerFailed
-from broker.queues import GenerateJob, intermediate_key, queue_key
+from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import lock
 
 log = logging.getLogger(__name__)
 
 STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
-
-_PUT_BACK = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
-"""
 
 
 class Janitor:
@@ -76,5 +72,5 @@ class Janitor:
         for job_id in waiting:
             if now - self._stranded_since.setdefault(job_id, now) > STRANDED_S:
                 log.warning("job %s was popped but never started; it is queued again", job_id)
-                self._client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id)
+                put_back(self._client, model, job_id)
         return waiting

@@ -110,11 +110,11 @@ class Relay:
                 log.exception("the upstream could not be asked")
             if self._upstream.trouble != trouble:
                 trouble = self._upstream.trouble
-                log.log(
-                    logging.WARNING if trouble else logging.INFO,
-                    "%s",
-                    f"no jobs are taken: {trouble}" if trouble else "the upstream answers",
-                )
+                if trouble:
+                    log.warning("no jobs are taken: %s", trouble)
+                else:
+                    slots, length = self._upstream.slots, self._upstream.context_length
+                    log.info("jobs are taken: %d at once, of %d tokens", slots, length)
             await asyncio.sleep(CHECK_S)
 
     def _start(self, job: RunningJob) -> None:

@@ -39,7 +39,7 @@ async def ask_status(client: httpx2.AsyncClient, address: str) -> Status:
     Raises:
         UpstreamFailed: it does not answer, or with something else; without a subject.
     """
-    reply, headers = await ask(client, f"{address.rstrip('/')}/worker_get_status", {}, ASK_S)
+    reply, headers = await ask(client, f"{address}/worker_get_status", {}, ASK_S)
     names, queue_length = reply.get("model_names"), reply.get("queue_length", 0)
     if not isinstance(names, list) or not all(map(_is_name, names)) or len(names) > _MAX_MODELS:
         raise UpstreamFailed("did not answer with the names of its models")

@@ -13,28 +13,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import redis
 from redis.exceptions import RedisError
 from rq import worker_registration
-from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import channel, feedback, images
+from broker import feedback, images
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
-from broker.queues import GenerateJob, intermediate_key, model_queue
+from broker.queues import GenerateJob, model_queue
 from workers.engines.base import Engine, Upstream
 from workers.generation import Generation
+from workers.intake import LEASE_S, POP_TIMEOUT_S, Intake
 from workers.publisher import NO_USAGE, Ended, Publisher
 from workers.relay import Relay
 from workers.running import Runner, RunningJob
@@ -42,8 +41,6 @@ from workers.scheduler import Output
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 6
-POP_TIMEOUT_S = 1
 DRAIN_S = 3.0
 _SWITCH_S = 0.0005
 """The engine's thread gets the interpreter back from the others after so long, not after 5 ms."""
@@ -69,6 +66,7 @@ class BatchWorker(BaseWorker):
         )
         self.redis: redis.Redis = connect(url)
         self.queue: Queue = self.queues[0]
+        self._intake = Intake(self.queue, self.redis, worker_id)
         self.engine = engine
         self.running_jobs: dict[str, RunningJob] = {}
         self.birth_date = now()
@@ -137,7 +135,7 @@ class BatchWorker(BaseWorker):
         """Say all that there is to say, and hand over what is not done."""
         self._publisher.stop(timeout_s=2.0)
         try:
-            self._hand_over(self.running_jobs.values())
+            self._intake.hand_over(tuple(self.running_jobs.values()))
             self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("Redis does not answer, leaving without a word: %s", error)
@@ -174,68 +172,14 @@ class BatchWorker(BaseWorker):
             if free <= 0 or self._runner.trouble:
                 self._slot_freed.wait(POP_TIMEOUT_S)
                 return
-        job_ids = self._pop(free)
-        for job in self._claim(job_ids):
-            self.execute_job(job, self.queue)
-
-    def _pop(self, count: int) -> list[str]:
-        key, intermediate = self.queue.key, intermediate_key(self.queue.name)
-        first: Any = self.connection.blmove(key, intermediate, POP_TIMEOUT_S)
-        if first is None:
-            return []
-        popped = [first]
-        if count > 1 and self.connection.llen(key):
-            pipe = self.connection.pipeline(transaction=False)
-            for _ in range(count - 1):
-                pipe.lmove(key, intermediate)
-            popped += [raw for raw in pipe.execute() if raw is not None]
-        return [raw.decode() for raw in popped]
-
-    def _claim(self, job_ids: Sequence[str]) -> list[GenerateJob]:
-        """Claim popped jobs in one round trip; those with nothing left to do are closed here."""
-        if not job_ids:
-            return []
-        jobs = GenerateJob.fetch_many(job_ids, self.connection, serializer=JSONSerializer)
-        found = []
-        for job_id, job in zip(job_ids, jobs, strict=True):
-            if isinstance(job, GenerateJob) and _is_allowed(job):
-                found.append(job)
-            else:
-                self.connection.lrem(intermediate_key(self.queue.name), 1, job_id)
-        pipe = self.connection.pipeline(transaction=False)
-        executions: list[tuple[Execution, int]] = []
-        for job in found:
-            execution = Execution.create(job, LEASE_S, pipe, worker_name=self.name)
-            job.prepare_for_execution(self.name, pipeline=pipe)
-            pipe.lrem(intermediate_key(self.queue.name), 1, job.id)
-            executions.append((execution, len(pipe)))
-            channel.claim(pipe, job.id, self.name)
-        replies = pipe.execute()
-        started = []
-        for job, (execution, index) in zip(found, executions, strict=True):
-            claimed = self._read_claim(job.id, replies[index])
-            if claimed is None or claimed.ended:
-                self._close([(job, execution)])
-                continue
-            self.running_jobs[job.id] = RunningJob(
-                job,
-                execution,
-                claimed.request,
-                claimed.attempt,
-                claimed.token_ids,
-                claimed.text,
-                claimed.cancelled,
-            )
-            started.append(job)
-        return started
-
-    def _read_claim(self, job_id: str, reply: object) -> channel.Claimed | None:
-        try:
-            return channel.read_claim(reply)
-        except channel.Unreadable as error:
-            log.error("job %s is refused: %s", job_id, error.message)
-            channel.refuse(self.redis, job_id, error)
-            return None
+        job_ids = self._intake.pop(free)
+        if self._runner.trouble:  # it came while this thread waited for jobs
+            self._intake.put_back(job_ids)
+            return
+        claimed = self._intake.claim(job_ids)
+        self.running_jobs |= {job.id: job for job in claimed}
+        for job in claimed:
+            self.execute_job(job.job, self.queue)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a claimed job to the engine and return; it completes on the publisher's thread."""
@@ -275,20 +219,12 @@ class BatchWorker(BaseWorker):
                     job.timings(),
                     end.error,
                 )
+            pipe.hincrby(self.key, "successful_job_count", len(ended))
             pipe.execute()
-            self._close([(end.job.job, end.job.execution) for end in ended])
+            self._intake.close([(end.job.job, end.job.execution) for end in ended])
         except RedisError as error:
             # The reader has the whole answer; RQ's records expire with their lease.
             log.warning("closing %d jobs in RQ failed: %s", len(ended), error)
-
-    def _close(self, jobs: Sequence[tuple[Job, Execution]]) -> None:
-        """RQ's success path for a result TTL of 0, for many jobs in one round trip."""
-        pipe = self.redis.pipeline(transaction=False)
-        for job, execution in jobs:
-            execution.delete(job, pipe)
-            pipe.delete(job.key, job.execution_registry.key)
-        pipe.hincrby(self.key, "successful_job_count", len(jobs))
-        pipe.execute()
 
     def _forget(self, job: RunningJob) -> None:
         log.warning("job %s was taken over by another worker", job.id)
@@ -300,7 +236,7 @@ class BatchWorker(BaseWorker):
         log.warning("job %s goes back to its queue: %s", job.id, reason)
         self._leave_alone(job)
         try:
-            self._hand_over([job])
+            self._intake.hand_over([job])
         except RedisError as error:
             log.warning("job %s is taken over when its lease ends: %s", job.id, error)
 
@@ -319,23 +255,4 @@ class BatchWorker(BaseWorker):
         pipe.hset(self.key, mapping={**self.serialize(), "state": "busy"})
         pipe.expire(self.key, self.worker_ttl)
         worker_registration.register(self, pipe)
-        for running in tuple(self.running_jobs.values()):
-            running.execution.heartbeat(self.queue.started_job_registry, LEASE_S, pipe)
-
-    def _hand_over(self, jobs: Iterable[RunningJob]) -> None:
-        """Let the leases of unfinished jobs run out now, so that another worker goes on."""
-        pipe = self.redis.pipeline(transaction=False)
-        for running in jobs:
-            log.info("job %s is handed over", running.id)
-            pipe.zadd(
-                self.queue.started_job_registry.key, {running.execution.composite_key: 1}, xx=True
-            )
-        pipe.execute()
-
-
-def _is_allowed(job: GenerateJob) -> bool:
-    try:
-        return job.func is not None
-    except Exception as error:
-        log.error("job %s is refused: %s", job.id, error)
-        return False
+        self._intake.renew(pipe, tuple(self.running_jobs.values()))

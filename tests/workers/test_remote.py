@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from broker import registry
+from broker import channel, registry
+from broker.errors import ErrorBody, NoLiveWorker
+from broker.events import Claim, Delta, End, Event, Failed
+from broker.messages import ChatMessage, GenerateRequest, SamplingParams
 from frontend.service import Service
-from tests.stack import Process, Stack, embedded_valkey
-from tests.workers.test_worker import answer, ask
+from tests.pictures import scene
+from tests.scripted import Answer, Exchange, Scripted, scripted
+from tests.stack import Process, Stack, embedded_valkey, until
+from tests.workers.test_worker import answer, ask, deltas, running, say
+
+SLOW = "tokens_per_s=50&tokens=100"
+SLOW_TEXT = " ".join(["word"] * 100)
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> Iterator[tuple[Stack, Stack]]:
-    """Two cells with nothing but a Valkey each: the one people ask, and the one that computes."""
-    with embedded_valkey(tmp_path / "near") as near, embedded_valkey(tmp_path / "far") as far:
-        stacks = (Stack(near, tmp_path / "near"), Stack(far, tmp_path / "far"))
-        yield stacks
-        for stack in stacks:
-            stack.stop()
+def near(stack: Stack) -> Stack:
+    """The cell that people ask."""
+    return stack
 
 
 @pytest.fixture
-def near(cells: tuple[Stack, Stack]) -> Stack:
-    return cells[0]
-
-
-@pytest.fixture
-def far(cells: tuple[Stack, Stack]) -> Stack:
-    return cells[1]
+def far(tmp_path: Path) -> Iterator[Stack]:
+    """The cell that computes."""
+    with embedded_valkey(tmp_path) as url:
+        made = Stack(url, tmp_path)
+        yield made
+        made.stop()
 
 
 @pytest.fixture
@@ -40,9 +44,13 @@ def service(near: Stack) -> Iterator[Service]:
     made.close()
 
 
-def remote_worker(stack: Stack, upstream: str, name: str = "echo", *flags: str) -> Process:
-    """A worker in `stack` that has `upstream` compute."""
-    return stack.worker("--engine", "remote", "--upstream", upstream, "--model-name", name, *flags)
+def remote_worker(
+    stack: Stack, upstream: str, *flags: str, wait: bool = True, **env: str
+) -> Process:
+    """A worker in `stack` that has the model echo of `upstream` compute."""
+    names = () if "--model-name" in flags else ("--model-name", "echo")
+    more = ("--engine", "remote", "--upstream", upstream, *names, *flags)
+    return stack.worker(*more, wait=wait, **env)
 
 
 def test_answers_come_from_the_upstream_with_its_usage(
@@ -55,3 +63,255 @@ def test_answers_come_from_the_upstream_with_its_usage(
     assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (3, 4)
     (info,) = registry.workers(near.redis)
     assert (info.engine, info.context_length, info.images) == ("remote", 8192, True)
+    text, end = answer(service, ask(service, "one two three", max_tokens=2))
+    assert (text, end.finish_reason) == ("one two", "length")
+
+
+def test_a_picture_is_seen_by_the_upstream(near: Stack, far: Stack, service: Service) -> None:
+    far.worker()
+    remote_worker(near, far.api(), "--model-name", "shapes", "--upstream-model", "heliograph-demo")
+    picture = service.store_image(
+        scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160)))
+    )
+    greedy = SamplingParams(temperature=0.0)
+    for question, expected in (
+        ("How many shapes are there?", "two"),
+        ("What colour is the circle?", "red"),
+    ):
+        asked = service.submit("shapes", say(question, picture), greedy)
+        assert expected in answer(service, asked)[0].lower()
+
+
+def test_probabilities_of_tokens_pass_through(near: Stack, far: Stack, service: Service) -> None:
+    far.worker()
+    remote_worker(near, far.api(), "--model-name", "heliograph-demo")
+    told = []
+    for cell in (service, Service(far.settings())):
+        sampling = SamplingParams(temperature=0.0, logprobs=2)
+        asked = cell.submit("heliograph-demo", say("Hello"), sampling)
+        events = [each for each in cell.follow(asked) if isinstance(each, Delta | End)]
+        told.append([row for each in events for row in each.logprobs])
+    assert len(told[0]) > 3 and all(len(row.top) == 2 for row in told[0])
+    assert told[0] == told[1][: len(told[0])]
+
+
+def test_a_cancelled_request_ends_at_the_upstream(
+    near: Stack, far: Stack, service: Service
+) -> None:
+    far.echo_worker(SLOW)
+    remote_worker(near, far.api())
+    asked = ask(service, "word")
+    deltas(service, asked, 3)
+    until(lambda: running(far) == 1, "the upstream says that it works")
+    service.cancel(asked.id)
+    text, end = answer(service, asked)
+    assert end.finish_reason == "cancelled" and 3 <= len(text.split()) < 60
+    until(lambda: running(far) == 0, "the upstream's slot is free")
+
+
+def test_an_upstream_that_dies_in_mid_answer_is_waited_for(
+    near: Stack, far: Stack, service: Service
+) -> None:
+    far.echo_worker(SLOW)
+    address = far.api()
+    api = far.processes[-1]
+    worker = remote_worker(near, address)
+    asked = ask(service, "word")
+    deltas(service, asked, 5)
+    api.signal(signal.SIGKILL)
+    api.wait()
+    until(lambda: near.info(worker) is None, "the worker takes no jobs")
+    (down,) = registry.down(near.redis)
+    assert (down.state, down.reason) == (
+        "unavailable",
+        f"{address.removeprefix('http://')} does not answer (ConnectError)",
+    )
+    with pytest.raises(NoLiveWorker):
+        ask(service, "later")
+    far.start("api", "frontend", "api", HELIOGRAPH_API_PORT=address.rpartition(":")[2])
+    text, end = answer(service, asked)
+    assert (text, end.finish_reason) == (SLOW_TEXT, "stop")
+    assert len(claims(near, asked)) == 2
+
+
+def claims(stack: Stack, asked: GenerateRequest) -> list[Event]:
+    return [each for each in channel.read_log(stack.redis, asked.id) if isinstance(each, Claim)]
+
+
+def test_a_worker_with_an_engine_goes_on_where_an_upstream_broke_off(
+    near: Stack, far: Stack, service: Service
+) -> None:
+    far.echo_worker(SLOW)
+    address = far.api()
+    remote_worker(near, address)
+    asked = ask(service, "word")
+    deltas(service, asked, 5)
+    near.echo_worker(SLOW)
+    far.processes[-1].signal(signal.SIGKILL)
+    text, _ = answer(service, asked)
+    assert text == SLOW_TEXT
+    assert len({each.worker for each in claims(near, asked) if isinstance(each, Claim)}) == 2
+
+
+def test_an_upstream_goes_on_where_an_engine_broke_off(
+    near: Stack, far: Stack, service: Service
+) -> None:
+    near.echo_worker(SLOW)
+    asked = ask(service, "word")
+    deltas(service, asked, 5)
+    far.echo_worker(SLOW)
+    remote_worker(near, far.api())
+    near.processes[0].signal(signal.SIGKILL)
+    assert answer(service, asked)[0] == SLOW_TEXT
+
+
+MODELS = {"object": "list", "data": [{"id": "echo", "max_model_len": 4096}]}
+
+
+def models(exchange: Exchange) -> None:
+    exchange.reply(200, MODELS)
+
+
+def event(text: str, reason: str | None = None) -> bytes:
+    quoted = f'"{reason}"' if reason else "null"
+    return (
+        f'data: {{"choices":[{{"index":0,"delta":{{"content":"{text}"}},'
+        f'"finish_reason":{quoted}}}]}}\n\n'
+    ).encode()
+
+
+def streams(*parts: bytes) -> Answer:
+    def say_all(exchange: Exchange) -> None:
+        exchange.begin()
+        for part in parts:
+            exchange.send(part)
+
+    return say_all
+
+
+def refuses(status: int, error: object, **headers: str) -> Answer:
+    return lambda exchange: exchange.reply(status, error, **headers)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Scripted]:
+    answers: dict[str, Answer] = {"/v1/models": models}
+    with scripted(answers) as server:
+        yield server
+
+
+CHAT = "/v1/chat/completions"
+
+
+def failure(service: Service, asked: GenerateRequest) -> ErrorBody:
+    *_, last = (each for each in service.follow(asked) if each is not None)
+    assert isinstance(last, Failed), last
+    return last.error
+
+
+def test_what_the_upstream_is_asked(near: Stack, upstream: Scripted, service: Service) -> None:
+    upstream.answers[CHAT] = streams(event("fine", "stop"), b"data: [DONE]\n\n")
+    remote_worker(near, upstream.url, HELIOGRAPH_UPSTREAM_KEY="secret")
+    messages = [ChatMessage(role="system", content=say("Be brief.")[0].content), *say("Hello")]
+    sampling = SamplingParams(max_tokens=9, temperature=0.5, seed=7, top_k=5, logprobs=0)
+    asked = service.submit("echo", messages, sampling)
+    assert answer(service, asked)[0] == "fine"
+    (exchange,) = upstream.asked(CHAT)
+    assert exchange.body == {
+        "model": "echo",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello"},
+        ],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "top_k": 5,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "seed": 7,
+        "logprobs": True,
+    }
+    assert exchange.headers["Authorization"] == "Bearer secret"
+    cell = near.redis.get("helio:cell")
+    assert isinstance(cell, bytes) and exchange.headers["X-Heliograph-Path"] == cell.decode()
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "code", "message"),
+    [
+        (
+            refuses(400, {"error": {"message": "Too long.", "type": "invalid_request_error",
+                                    "code": "context_length_exceeded", "param": "messages"}}),
+            400, "context_length_exceeded", "Too long.",
+        ),
+        (refuses(422, {"detail": "No such field."}), 422, "upstream_error", "No such field."),
+        (
+            streams(event("a"), b'data: {"error":{"message":"It broke."}}\n\n'),
+            502, "upstream_error", "It broke.",
+        ),
+        (refuses(401, {"error": {"message": "no key"}}), 502, "upstream_failed",
+         "The upstream refuses this worker's API key (HTTP 401)."),
+        (refuses(307, b"", Location="http://127.0.0.1:1/"), 502, "upstream_failed",
+         "The upstream answers with a redirect, which is not followed."),
+        (streams(event("a")), 502, "upstream_failed",
+         "The upstream broke off: its answer has no end."),
+        (streams(b"data: nonsense\n\n"), 502, "upstream_failed",
+         "The upstream sent an event that is no JSON object."),
+        (streams(b'data: {"choices":[7]}\n\n'), 502, "upstream_failed",
+         "The upstream sent an event of another form."),
+        (refuses(500, b"\xff\x00 oops"), 502, "upstream_failed",
+         "The upstream answered HTTP 500: \ufffd\x00 oops"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_upstream_are_told_once(
+    near: Stack, upstream: Scripted, service: Service,
+    told: Answer, status: int, code: str, message: str,
+) -> None:  # fmt: skip
+    upstream.answers[CHAT] = told
+    remote_worker(near, upstream.url)
+    error = failure(service, ask(service, "word"))
+    assert (error.status, error.code, error.message) == (status, code, message)
+
+
+def test_a_full_upstream_is_asked_again(near: Stack, upstream: Scripted, service: Service) -> None:
+    def full_twice(exchange: Exchange) -> None:
+        if len(upstream.asked(CHAT)) < 3:
+            exchange.reply(429, {"error": {"message": "full"}}, Retry_After="0.1")
+        else:
+            streams(event("at last", "stop"), b"data: [DONE]\n\n")(exchange)
+
+    upstream.answers[CHAT] = full_twice
+    remote_worker(near, upstream.url)
+    asked = ask(service, "word")
+    assert answer(service, asked)[0] == "at last"
+    assert len(upstream.asked(CHAT)) == 3 and len(claims(near, asked)) == 1
+
+
+def test_an_answer_that_comes_out_differently_is_not_glued_together(
+    near: Stack, upstream: Scripted, service: Service
+) -> None:
+    def changes_its_mind(exchange: Exchange) -> None:
+        streams(event("yes" if len(upstream.asked(CHAT)) == 1 else "no"))(exchange)
+
+    upstream.answers[CHAT] = changes_its_mind
+    remote_worker(near, upstream.url)
+    asked = ask(service, "word")
+    assert failure(service, asked).code == "answer_differs"
+    log = channel.read_log(near.redis, asked.id)
+    assert "".join(each.text for each in log if isinstance(each, Delta | End)) == "yes"
+
+
+def test_a_model_that_the_upstream_does_not_have_is_said(near: Stack, upstream: Scripted) -> None:
+    remote_worker(near, upstream.url, "--model-name", "other", wait=False)
+    down = until(lambda: registry.down(near.redis), "the worker says what it misses")
+    where = upstream.url.removeprefix("http://")
+    until(
+        lambda: (
+            registry.down(near.redis)[0].reason
+            == f"{where} does not serve 'other'; it serves: echo"
+        ),
+        f"the reason is told: {down}",
+    )

@@ -112,7 +112,7 @@ class ForeignEngine:
             del self._examinations[member]
 
     async def _ask_status(self, member: Member) -> None:
-        status = await ask_status(self._client, member.address)
+        status = await ask_status(self._client, member.url)
         if self._model not in status.models:
             raise UpstreamFailed(f"does not serve {self._model} any more")
         if status.cell and status.cell == self._cell:
@@ -127,11 +127,11 @@ class ForeignEngine:
         """Ask what only FastChat's workers can tell."""
         body = {"model": self._model}
         with suppress(UpstreamFailed):
-            url = f"{member.address}/worker_get_conv_template"
+            url = f"{member.url}/worker_get_conv_template"
             reply, _ = await ask(self._client, url, body, ASK_S)
             member.conversation = conversations.read(reply)
             member.dialects = ("fastchat",)
-            reply, _ = await ask(self._client, f"{member.address}/model_details", body, ASK_S)
+            reply, _ = await ask(self._client, f"{member.url}/model_details", body, ASK_S)
             length = reply.get("context_length")
             member.context_length = length if type(length) is int and length > 0 else 0
 
@@ -213,15 +213,15 @@ class ForeignEngine:
         call = await write(dialect, request, images, self._max_pixels, member.conversation)
         if member.context_length:
             limited = request.sampling.max_tokens is not None
-            call = await fit(self._client, member.address, call, member.context_length, limited)
-        async with aclosing(converse(self._client, member.address, call, request.path)) as pieces:
+            call = await fit(self._client, member.url, call, member.context_length, limited)
+        async with aclosing(converse(self._client, member.url, call, request.path)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _speak_to_cell(
         self, member: Member, request: GenerateRequest, images: Mapping[str, bytes]
     ) -> AsyncGenerator[Piece]:
-        base = f"{member.address}/v1"
+        base = f"{member.url}/v1"
         try:
             async with aclosing(
                 stream_chat(self._client, base, self._model, request, images)

@@ -55,8 +55,13 @@ class Member:
 
     @property
     def address(self) -> str:
-        """Its URL."""
+        """What it is known by: its URL as it registered."""
         return self.record.address
+
+    @property
+    def url(self) -> str:
+        """Where its routes begin."""
+        return self.record.address.rstrip("/")
 
     @property
     def load(self) -> int:

@@ -1,0 +1,120 @@
+"""Cells in a row: a request goes down through three of them, and so do pictures and faults."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from broker import registry
+from broker.events import Delta, End, Event, Failed
+from broker.messages import SamplingParams
+from frontend import service as service_module
+from frontend.service import Service
+from tests.pictures import scene
+from tests.stack import Process, Stack, embedded_valkey, until
+from tests.workers.test_worker import answer, ask, deltas, running, say
+
+SLOW = "tokens_per_s=20&tokens=400"
+
+
+@dataclass
+class Cell:
+    """One Redis with what runs on it."""
+
+    stack: Stack
+    address: str = ""
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Iterator[list[Cell]]:
+    """Three of them, with nothing but a Valkey each: top, middle and bottom."""
+    folders = [tmp_path / name for name in ("top", "middle", "bottom")]
+    with (
+        embedded_valkey(folders[0]) as top,
+        embedded_valkey(folders[1]) as middle,
+        embedded_valkey(folders[2]) as bottom,
+    ):
+        made = [Cell(Stack(url, f)) for url, f in zip((top, middle, bottom), folders, strict=True)]
+        yield made
+        for cell in made:
+            cell.stack.stop()
+
+
+def connect(cells: list[Cell], model: str) -> None:
+    """Let each cell but the last have the next one compute."""
+    for above, below in reversed(list(pairwise(cells))):
+        below.address = below.stack.api()
+        flags = ("--engine", "remote", "--model-name", model, "--upstream", below.address)
+        above.stack.worker(*flags)
+
+
+@pytest.fixture
+def service(cells: list[Cell]) -> Iterator[Service]:
+    made = Service(cells[0].stack.settings())
+    yield made
+    made.close()
+
+
+def test_a_picture_is_seen_three_levels_down(cells: list[Cell], service: Service) -> None:
+    cells[2].stack.worker()
+    connect(cells, "heliograph-demo")
+    picture = service.store_image(
+        scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160)))
+    )
+    greedy = SamplingParams(temperature=0.0)
+    asked = service.submit("heliograph-demo", say("What colour is the square?", picture), greedy)
+    text, end = answer(service, asked)
+    assert "blue" in text.lower()
+    assert end.usage.prompt_tokens > 90
+
+
+def test_a_cancelled_request_ends_on_all_levels(cells: list[Cell], service: Service) -> None:
+    cells[2].stack.echo_worker(SLOW)
+    connect(cells, "echo")
+    asked = ask(service, "word")
+    deltas(service, asked, 3)
+    for cell in cells:
+        until(lambda cell=cell: running(cell.stack) == 1, "the request runs")  # type: ignore[misc]
+    service.cancel(asked.id)
+    assert answer(service, asked)[1].finish_reason == "cancelled"
+    for cell in cells:
+        until(lambda cell=cell: running(cell.stack) == 0, "its slot is free")  # type: ignore[misc]
+
+
+def kill(process: Process) -> None:
+    process.signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_the_death_of_the_middle_cell_is_one_clear_error(
+    cells: list[Cell], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "ORPHAN_S", 5.0)
+    cells[2].stack.echo_worker(SLOW)
+    connect(cells, "echo")
+    asked = ask(service, "word")
+    deltas(service, asked, 3)
+    for process in cells[1].stack.processes:
+        kill(process)
+    began_s = time.monotonic()
+    events: list[Event] = []
+    with pytest.raises(service_module.NoLiveWorker) as raised:
+        events.extend(event for event in service.follow(asked) if event is not None)
+    assert time.monotonic() - began_s < 25
+    assert raised.value.message == (
+        f"All workers of model 'echo' are gone, so job {asked.id} was given up. "
+        "Try again when one is back."
+    )
+    assert not any(isinstance(event, Failed | End) for event in events)
+    assert any(isinstance(event, Delta) for event in events)
+    until(lambda: running(cells[2].stack) == 0, "the bottom's slot is free")
+    (down,) = registry.down(cells[0].stack.redis)
+    assert down.reason.endswith("does not answer (ConnectError)")
+    with pytest.raises(service_module.NoLiveWorker):
+        ask(service, "another")

@@ -1,0 +1,140 @@
+"""RQ's records of a worker's jobs: popped, claimed, renewed, closed, handed over.
+
+RQ's records stay true for RQ's own tools and for the janitor, who finds in them what a dead worker
+leaves; readers rely on the terminal event in a job's log. Runs no job.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+from rq.serializers import JSONSerializer
+
+from broker import channel
+from broker.queues import GenerateJob, intermediate_key, put_back
+from workers.running import RunningJob
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 6
+POP_TIMEOUT_S = 1
+
+
+class Intake:
+    """Takes jobs from one queue for one worker, and gives them back."""
+
+    def __init__(self, queue: Queue, client: redis.Redis, worker: str) -> None:
+        """Pop with the queue's own client, which must not repeat a pop, and write with `client`."""
+        self._queue = queue
+        self._pops = queue.connection
+        self._client = client
+        self._worker = worker
+
+    def pop(self, count: int) -> list[str]:
+        """Wait up to `POP_TIMEOUT_S` for a job; return the ids of up to `count` that wait."""
+        key, intermediate = self._queue.key, intermediate_key(self._queue.name)
+        first: Any = self._pops.blmove(key, intermediate, POP_TIMEOUT_S)
+        if first is None:
+            return []
+        popped = [first]
+        if count > 1 and self._pops.llen(key):
+            pipe = self._pops.pipeline(transaction=False)
+            for _ in range(count - 1):
+                pipe.lmove(key, intermediate)
+            popped += [raw for raw in pipe.execute() if raw is not None]
+        return [raw.decode() for raw in popped]
+
+    def put_back(self, job_ids: Sequence[str]) -> None:
+        """Return popped jobs to the front of the queue, in their order."""
+        for job_id in reversed(job_ids):
+            put_back(self._client, self._queue.name, job_id)
+
+    def claim(self, job_ids: Sequence[str]) -> list[RunningJob]:
+        """Claim popped jobs in one round trip; those with nothing left to do are closed here."""
+        if not job_ids:
+            return []
+        found = self._fetch(job_ids)
+        pipe = self._pops.pipeline(transaction=False)
+        executions: list[tuple[Execution, int]] = []
+        for job in found:
+            execution = Execution.create(job, LEASE_S, pipe, worker_name=self._worker)
+            job.prepare_for_execution(self._worker, pipeline=pipe)
+            pipe.lrem(intermediate_key(self._queue.name), 1, job.id)
+            executions.append((execution, len(pipe)))
+            channel.claim(pipe, job.id, self._worker)
+        replies = pipe.execute()
+        started = []
+        for job, (execution, index) in zip(found, executions, strict=True):
+            claimed = self._read_claim(job.id, replies[index])
+            if claimed is None or claimed.ended:
+                self.close([(job, execution)])
+            else:
+                started.append(_running(job, execution, claimed))
+        return started
+
+    def _fetch(self, job_ids: Sequence[str]) -> list[GenerateJob]:
+        jobs = GenerateJob.fetch_many(job_ids, self._pops, serializer=JSONSerializer)
+        found = []
+        for job_id, job in zip(job_ids, jobs, strict=True):
+            if isinstance(job, GenerateJob) and _is_allowed(job):
+                found.append(job)
+            else:
+                self._pops.lrem(intermediate_key(self._queue.name), 1, job_id)
+        return found
+
+    def _read_claim(self, job_id: str, reply: object) -> channel.Claimed | None:
+        try:
+            return channel.read_claim(reply)
+        except channel.Unreadable as error:
+            log.error("job %s is refused: %s", job_id, error.message)
+            channel.refuse(self._client, job_id, error)
+            return None
+
+    def renew(self, pipe: Pipeline, jobs: Iterable[RunningJob]) -> None:
+        """Queue on `pipe` the renewal of the leases of running jobs."""
+        for running in jobs:
+            running.execution.heartbeat(self._queue.started_job_registry, LEASE_S, pipe)
+
+    def close(self, jobs: Sequence[tuple[Job, Execution]]) -> None:
+        """RQ's success path for a result TTL of 0, for many jobs in one round trip."""
+        pipe = self._client.pipeline(transaction=False)
+        for job, execution in jobs:
+            execution.delete(job, pipe)
+            pipe.delete(job.key, job.execution_registry.key)
+        pipe.execute()
+
+    def hand_over(self, jobs: Iterable[RunningJob]) -> None:
+        """Let the leases of unfinished jobs run out now, so that another worker goes on."""
+        pipe = self._client.pipeline(transaction=False)
+        leases = self._queue.started_job_registry.key
+        for running in jobs:
+            log.info("job %s is handed over", running.id)
+            pipe.zadd(leases, {running.execution.composite_key: 1}, xx=True)
+        pipe.execute()
+
+
+def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:
+    return RunningJob(
+        job,
+        execution,
+        claimed.request,
+        claimed.attempt,
+        claimed.token_ids,
+        claimed.text,
+        claimed.cancelled,
+    )
+
+
+def _is_allowed(job: GenerateJob) -> bool:
+    try:
+        return job.func is not None
+    except Exception as error:
+        log.error("job %s is refused: %s", job.id, error)
+        return False
