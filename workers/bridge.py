@@ -53,8 +53,8 @@ class Bridge:
         self._stop = asyncio.Event()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._next_ask_s: dict[str, float] = {}
-        self._said: dict[str, str] = {}
-        self._holds = False
+        self._complaints: dict[str, str] = {}
+        self._holds: bool | None = None
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -100,7 +100,7 @@ class Bridge:
         now_s = time.monotonic()
         silent = {each.address: each for each in workers if not (each.models and each.heartbeats)}
         self._next_ask_s = {a: s for a, s in self._next_ask_s.items() if a in silent}
-        self._said = {a: words for a, words in self._said.items() if a in silent}
+        self._complaints = {a: words for a, words in self._complaints.items() if a in silent}
         for address, worker in silent.items():
             if address not in self._asking and now_s >= self._next_ask_s.get(address, 0.0):
                 self._next_ask_s[address] = now_s + ASK_AGAIN_S
@@ -110,21 +110,23 @@ class Bridge:
         try:
             status = await ask_status(self._client, worker.address.rstrip("/"))
             if status.cell and status.cell == cell.cell_id(self._redis):
-                self._say(worker, "is this cell itself, and is withdrawn")
+                self._complain(worker, "is this cell itself, and is withdrawn")
                 foreign.withdraw(self._redis, worker.address)
             elif status.models != worker.models:
-                self._say(worker, f"serves {', '.join(status.models) or 'nothing'}")
+                log.info("%s serves %s", worker.address, ", ".join(status.models) or "nothing")
                 foreign.tell_models(self._redis, worker.address, status.models)
+            self._complaints.pop(worker.address, None)
         except UpstreamFailed as error:
-            self._say(worker, str(error))
+            self._complain(worker, str(error))
         except RedisError as error:
             log.warning("Redis does not answer: %s", error)
         finally:
             del self._asking[worker.address]
 
-    def _say(self, worker: ForeignWorker, words: str) -> None:
-        if self._said.get(worker.address) != words:
-            self._said[worker.address] = words
+    def _complain(self, worker: ForeignWorker, words: str) -> None:
+        """Log what is wrong with a worker, once for each time that it changes."""
+        if self._complaints.get(worker.address) != words:
+            self._complaints[worker.address] = words
             log.warning("%s %s", worker.address, words)
 
 

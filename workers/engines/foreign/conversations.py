@@ -96,14 +96,13 @@ def read(reply: dict[str, Any]) -> Conversation | None:
 
 def _style(template: Conversation) -> _Style | None:
     """The style; above 7 the numbers differ between versions, so the words themselves tell it."""
-    sep = template.sep or ""
     if template.sep_style <= _LLAMA_2:
         return _STYLES.get(template.sep_style)
-    if sep and template.sep2 is None and template.roles[0].startswith("<|"):
+    if template.sep_style in (9, 10) and template.roles[0].startswith("<|") and not template.sep2:
         return _CHATML
     if "<|start_header_id|>" in template.system_template:
         return _LLAMA_3
-    return _GEMMA if sep.startswith("<end_of_turn>") else None
+    return _GEMMA if (template.sep or "").startswith("<end_of_turn>") else None
 
 
 def render(template: Conversation, messages: tuple[ChatMessage, ...]) -> str:

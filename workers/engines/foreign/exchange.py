@@ -130,9 +130,12 @@ class _Answer:
 
     def _end(self, new: str, tokens: int) -> Piece:
         self.ended = True
-        if not self._tokens:
-            self._tokens = tokens = 1
-        return Piece(new, tokens, finish_reason=self._reason(), usage=self._usage())
+        reason = self._reason()
+        # FastChat tells the place of the last token, from 0, where the length ended the answer.
+        one_short = reason == "length" and self._tokens == self._call.max_tokens - 1
+        missing = int(one_short or not self._tokens)
+        self._tokens += missing
+        return Piece(new, tokens + missing, finish_reason=reason, usage=self._usage())
 
     def _cut(self, text: str, last: bool = False) -> str | None:
         return self._call.echoed.cut(text, last) if self._call.echoed else text

@@ -108,6 +108,7 @@ class Fleet:
         self._method = method
         self._limit = limit
         self._members: dict[str, Member] = {}
+        self._is_known = False
         self._changed = asyncio.Event()
 
     @property
@@ -125,12 +126,15 @@ class Fleet:
         """Why none can be sent a request; empty when one can."""
         if self.healthy:
             return ""
+        if not self._is_known:
+            return f"the foreign workers of {self._model} are not known yet"
         if not self._members:
             return f"no foreign worker of {self._model} is registered"
         return "; ".join(f"{each.address} {each.trouble}" for each in self._members.values())
 
     def update(self, records: Iterable[ForeignWorker]) -> None:
         """Take over what is registered now; one that registered anew is a new one."""
+        self._is_known = True
         found = {record.address: record for record in records if self._model in record.models}
         for address in set(self._members) - set(found):
             del self._members[address]
