@@ -73,12 +73,13 @@ def read(parts: Iterable[Part]) -> tuple[Template, tuple[ChatMessage, ...]] | No
     if not found:
         return None
     template, system, turns = next((each for each in found if each[0].system == each[1]), found[0])
-    pictures = (part for part in parts if isinstance(part, ImagePart))
+    turns = _untagged(turns, mark)
     if system not in ("", template.system):
         turns = [("system", system), *turns]
+    pictures = (part for part in parts if isinstance(part, ImagePart))
     messages = (
         ChatMessage(role=role, content=tuple(_parts(content, mark, pictures)))
-        for role, content in _untagged(turns, mark)
+        for role, content in turns
     )
     return template, tuple(messages)
 
@@ -119,7 +120,7 @@ def _head(template: Template) -> re.Pattern[str]:
         return re.compile(rf"(?P<system>)(?={user})")
     role, sep = re.escape(template.system_role), re.escape(template.sep)
     first = rf"(?={user}|{assistant})"
-    return re.compile(rf"{first}(?P<own>)|{role}(?P<system>.*?){sep}{first}", re.DOTALL)
+    return re.compile(rf"{first}|{role}(?P<system>.*?){sep}{first}", re.DOTALL)
 
 
 @cache
@@ -137,16 +138,11 @@ def _turn(written: Form) -> re.Pattern[str]:
 
 def _untagged(turns: _Turns, mark: str) -> _Turns:
     """Put pictures that have a first turn of their own, within tags, before the next one's text."""
-    places = [place for place, (role, _) in enumerate(turns) if role != "system"][:3]
-    if len(places) < 3:
-        return turns
-    shown, received, asked = (turns[place] for place in places)
-    if received != ("assistant", "Received.") or (shown[0], asked[0]) != ("user", "user"):
-        return turns
-    if not re.fullmatch(f"(?:<Image>{mark}</Image>)+", shown[1]):
-        return turns
-    content = f"{mark}\n" * shown[1].count(mark) + asked[1]
-    return [*turns[: places[0]], ("user", content), *turns[places[2] + 1 :]]
+    match turns:
+        case [("user", shown), ("assistant", "Received."), ("user", asked), *others]:
+            if re.fullmatch(f"(?:<Image>{mark}</Image>)+", shown):
+                return [("user", f"{mark}\n" * shown.count(mark) + asked), *others]
+    return turns
 
 
 def _parts(content: str, mark: str, pictures: Iterator[ImagePart]) -> Iterator[Part]:
