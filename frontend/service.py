@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import feedback, images, queues, registry
+from broker import cell, feedback, foreign, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, EventId
+from broker.foreign import ForeignWorker
 from broker.messages import (
     ChatMessage,
     GenerateRequest,
@@ -87,6 +88,26 @@ class Service:
         with redis_errors():
             return registry.workers(self._once)
 
+    def cell_id(self) -> str:
+        """The id of this system among connected ones."""
+        with redis_errors():
+            return cell.cell_id(self._once)
+
+    def register_worker(self, worker: ForeignWorker) -> None:
+        """Take a foreign worker into the fleet, or renew what is known of it."""
+        with redis_errors():
+            foreign.register(self._once, worker)
+
+    def receive_heart_beat(self, address: str, queue_length: int) -> bool:
+        """Note that a foreign worker lives; False when it has to register again."""
+        with redis_errors():
+            return foreign.beat(self._once, address, queue_length)
+
+    def withdraw_worker(self, address: str) -> bool:
+        """Take a foreign worker out of the fleet; False when it was not in it."""
+        with redis_errors():
+            return foreign.withdraw(self._once, address)
+
     def store_image(self, data: bytes, *, param: str | None = None) -> str:
         """Check a picture, store it and return its SHA-256.
 
@@ -142,19 +163,27 @@ class Service:
             return images.get(self._once, [sha256])[sha256]
 
     def submit(
-        self, model: str, messages: Sequence[ChatMessage], sampling: SamplingParams
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        sampling: SamplingParams,
+        *,
+        path: tuple[str, ...] = (),
     ) -> GenerateRequest:
         """Put one request on its model's queue.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
-        continues the same draw.
+        continues the same draw. `path` has the cells that the request has come through.
 
         Raises:
+            LoopDetected: it has come through this one.
             InvalidRequest: no message, an empty last one, too many images, images for a model
                 that takes none.
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
+            if path:
+                cell.check_path(path, cell.cell_id(self._once))
             info = self._find_model(model)
             self._check(info, messages)
             if sampling.seed == 0:
@@ -165,6 +194,7 @@ class Service:
                 messages=tuple(messages),
                 sampling=sampling,
                 created_s=time.time(),
+                path=path,
             )
             self._submitter.submit(request)
         return request
@@ -181,7 +211,7 @@ class Service:
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
             raise InvalidRequest("There is no message. Send at least one.", param="messages")
-        if messages[-1].role != "user":
+        if messages[-1].role not in ("user", "prompt"):
             raise InvalidRequest(
                 f"The last message is by {messages[-1].role!r}; it must be the user's.",
                 param="messages",
