@@ -79,6 +79,15 @@ class PromptBuilder:
         prefix = self._encoder.prefix if self._prefixed else ""
         return prefix + as_text(write(messages, self._render_framed))
 
+    def count(self, text: str) -> int:
+        """Count the tokens of a text that a template wrote, with what the tokenizer puts before."""
+        runs = self._encode_ready(text)
+        return sum(map(len, runs)) + len(runs) - 1
+
+    def _encode_ready(self, text: str) -> list[list[int]]:
+        """Encode template text, which may have the tokenizer's own prefix already."""
+        return self._encoder.encode([Piece(text)], not text.startswith(self._encoder.prefix))
+
     def end_of_turn(self) -> int | None:
         """Return the id of the control token that the template writes behind an answer, if any."""
         turns = [

@@ -113,6 +113,10 @@ class EchoEngine:
         sequence.resume(resume_ids)
         return sequence
 
+    def count_tokens(self, text: str) -> int:
+        """See `Engine.count_tokens`; a word is a token."""
+        return len(text.split())
+
     def admit(self, sequence: Sequence) -> bool:
         """See `Engine.admit`; an echo needs no room."""
         return True

@@ -69,6 +69,10 @@ class Preparer:
         sequence.resume(resume_ids)
         return sequence
 
+    def count_tokens(self, text: str) -> int:
+        """See `Engine.count_tokens`."""
+        return self._prompts.count(text)
+
     def _check_ids(self, param: str, ids: Iterable[int]) -> None:
         """Refuse ids that the model has no logits for."""
         for token_id in ids:
