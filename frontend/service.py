@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import cell, feedback, foreign, images, queues, registry
+from broker import cell, counts, feedback, foreign, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, EventId
@@ -161,6 +161,16 @@ class Service:
         """
         with redis_errors():
             return images.get(self._once, [sha256])[sha256]
+
+    def count_tokens(self, model: str, text: str) -> int:
+        """Tokens of a text as a prompt for a model.
+
+        Raises:
+            ModelNotFound, NoLiveWorker, RequestTooLarge, RedisUnavailable: see `broker.errors`.
+        """
+        with redis_errors():
+            self._find_model(model)
+            return counts.count_tokens(self._once, model, text)
 
     def submit(
         self,

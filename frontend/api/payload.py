@@ -104,6 +104,11 @@ class Payload(Strict):
         return "fastchat" if FASTCHAT_FIELDS & self.model_fields_set else "llava"
 
     @property
+    def tells_outcome(self) -> bool:
+        """Whether the last chunk says why the answer ended: FastChat's does, and a cell's."""
+        return self.form == "fastchat" or self.heliograph_path is not None
+
+    @property
     def echoed(self) -> str:
         """What each chunk's text begins with: the prompt as it was sent, or nothing."""
         return "" if not isinstance(self.prompt, str) or self.echo is False else self.prompt

@@ -1,6 +1,6 @@
 """What a worker says to a controller, field by field as LLaVA, InternVL and FastChat send it.
 
-Types are strict and sizes bounded, since all of it is kept. Who may say it is `control`'s to decide.
+Types are strict and sizes bounded, since all of it is kept. Who may say it, `control` decides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from broker.errors import InvalidRequest
 from broker.foreign import ForeignWorker
 from frontend.api.schemas import Strict, explain
 

@@ -126,9 +126,7 @@ class ChatRequest(Strict):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
-    stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(text_tag)] | None = (
-        None
-    )
+    stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(text_tag)] | None = None
     stop_token_ids: Annotated[list[_TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
@@ -242,7 +240,7 @@ def _unsupported(param: str) -> Unsupported:
 
 
 def explain(error: ErrorDetails) -> InvalidRequest:
-    """Say in a sentence what pydantic found wrong, without quoting what was sent beyond a number."""
+    """Say in a sentence what pydantic found wrong, quoting nothing of it but a number."""
     param = _param(error["loc"])
     kind, said = error["type"], error["msg"]
     if kind == "json_invalid":
