@@ -41,15 +41,18 @@ def serve(settings: Settings) -> int:
     return serve_embedded(settings)
 
 
+_WENT = {"failed": "failed", "unavailable": "takes no jobs"}
+
+
 def status(settings: Settings) -> int:
     """Print live workers and models as two tables, and workers that failed with their reason."""
     client = connect(settings.url)
     with redis_errors():
         models, workers = registry.models(client), registry.workers(client)
-        failures = registry.failures(client)
+        down = registry.down(client)
     console = Console()
-    for info in failures:
-        line = f"Worker {info.id} of {info.model} on {info.host} failed: {info.reason}"
+    for info in down:
+        line = f"Worker {info.id} of {info.model} on {info.host} {_WENT[info.state]}: {info.reason}"
         console.print(line, markup=False, soft_wrap=True)
     if not workers:
         console.print("No worker is alive. Start one: python -m workers")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,9 @@ _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 class Claimed:
     """What a worker learns when it takes a job.
 
-    `token_ids` and `text` are what earlier attempts have published; `ended` says that the log
-    already holds a terminal event and nothing is left to do.
+    `text` is what earlier attempts have published, and `token_ids` are the tokens behind it: none
+    if they are not known for all of it. `ended` says that the log already holds a terminal event
+    and nothing is left to do.
     """
 
     attempt: int
@@ -145,10 +146,16 @@ def read_claim(reply: Any) -> Claimed | None:
         attempt=int(attempt),
         request=request,
         cancelled=cancel == b"1",
-        token_ids=tuple(token for event in told for token in event.token_ids),
+        token_ids=_token_ids(told),
         text="".join(event.text for event in told),
         ended=any(map(is_terminal, events)),
     )
+
+
+def _token_ids(told: Sequence[Delta | End]) -> tuple[int, ...]:
+    if any(event.text and not event.token_ids for event in told):
+        return ()
+    return tuple(token for event in told for token in event.token_ids)
 
 
 def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:

@@ -117,6 +117,19 @@ class UpstreamFailed(HeliographError):
     code = "upstream_failed"
 
 
+class AnswerDiffers(HeliographError):
+    """An answer that broke off was begun anew and did not come to what had been told of it."""
+
+    status = 502
+    code = "answer_differs"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The answer broke off where it was computed, and begun anew it came out differently. "
+            "Send the request again."
+        )
+
+
 class WorkerFailed(HeliographError):
     """The worker failed while it generated."""
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal["system", "user", "assistant", "prompt"]
 """`prompt` is a ready prompt: the only message, as a template wrote it, with its pictures."""
-WorkerState = Literal["loading", "ready", "draining", "failed"]
+WorkerState = Literal["loading", "ready", "unavailable", "draining", "failed"]
+"""`unavailable`: what computes for the worker does not answer, and it waits."""
 ImageProcessMode = Literal["Default", "Crop", "Pad", "Resize"]
 
 MAX_INPUT_TILES: Final = 64
@@ -142,7 +143,7 @@ class WorkerInfo(_Message):
     host: str
     pid: int
     state: WorkerState
-    reason: str = Field(default="", description="why it failed")
+    reason: str = Field(default="", description="why it failed or is unavailable")
     progress: int = Field(default=0, ge=0, le=100, description="per cent of loading done")
     slots: int = 0
     running: int = 0

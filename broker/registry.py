@@ -1,7 +1,8 @@
 """The worker registry: heartbeat keys that expire, and the models that live workers serve.
 
-A worker is alive as long as its hash exists and does not say that it failed; there is no other
-truth about it. Readers sweep ids whose hash is gone, and pass over a record that they cannot read.
+A worker is alive as long as its hash exists and does not say that it failed or can take no jobs;
+there is no other truth about it. Readers sweep ids whose hash is gone, and pass over a record that
+they cannot read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from broker.queues import queue_key
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_DOWN = ("unavailable", "failed")
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
@@ -53,12 +56,12 @@ def withdraw(client: redis.Redis, worker_id: str) -> None:
 
 def workers(client: redis.Redis) -> list[WorkerInfo]:
     """All live workers, by model and id."""
-    return [info for info in _all(client) if info.state != "failed"]
+    return [info for info in _all(client) if info.state not in _DOWN]
 
 
-def failures(client: redis.Redis) -> list[WorkerInfo]:
-    """Workers that failed within the last minute, by model and id; each says why."""
-    return [info for info in _all(client) if info.state == "failed"]
+def down(client: redis.Redis) -> list[WorkerInfo]:
+    """Workers that wait for what computes for them, or failed within the last minute, with why."""
+    return [info for info in _all(client) if info.state in _DOWN]
 
 
 def _all(client: redis.Redis) -> list[WorkerInfo]:
@@ -135,6 +138,24 @@ def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo
         speed=sum(info.speed for info in group),
         peak_speed=sum(info.peak_speed for info in ready),
         started_s=min(info.started_s for info in group),
+    )
+
+
+def pool(name: str, members: list[ModelInfo]) -> ModelInfo:
+    """Describe models of one group as if they were one, with the sums over them."""
+    ready = [info for info in members if info.ready]
+    return ModelInfo(
+        name=name,
+        workers=sum(info.workers for info in members),
+        ready=sum(info.ready for info in members),
+        slots=sum(info.slots for info in members),
+        running=sum(info.running for info in members),
+        queue_length=sum(info.queue_length for info in members),
+        context_length=min((info.context_length for info in ready), default=0),
+        images=any(info.images for info in ready),
+        speed=sum(info.speed for info in members),
+        peak_speed=sum(info.peak_speed for info in members),
+        started_s=min((info.started_s for info in members), default=0.0),
     )
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from broker.addresses import AllowList
 from broker.errors import ConfigurationError
+from broker.groups import parse_groups
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -82,10 +84,17 @@ class Settings:
             if source.get(key, "") != ""
         }
         settings = cls(**values)
-        settings._check()
+        settings.check()
         return settings
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Look for values that no process should start with.
+
+        Raises:
+            ConfigurationError: there is one.
+        """
+        parse_groups(self.groups.split())
+        AllowList.parse(self.worker_addresses)
         if self.log_level.upper() not in LOG_LEVELS:
             raise ConfigurationError(
                 f"{_key('log_level')}={self.log_level!r} is no level: use {', '.join(LOG_LEVELS)}."

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from broker.errors import ConfigurationError
-from broker.settings import Settings
+from broker.settings import DISPATCH_METHODS, Settings
 
 
 def main() -> None:
     """Read settings from the environment and serve the chosen door until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m frontend", description=__doc__)
     parser.add_argument("door", choices=["api", "ui"], help="what to serve")
-    door = parser.parse_args().door
+    parser.add_argument(
+        "--group",
+        action="append",
+        metavar="NAME=MODEL,MODEL",
+        help="serve several models under one name; may be given again (default: HELIOGRAPH_GROUPS)",
+    )
+    parser.add_argument(
+        "--dispatch-method",
+        choices=DISPATCH_METHODS,
+        help="which of a group's models gets a request (default: HELIOGRAPH_DISPATCH_METHOD)",
+    )
+    flags = parser.parse_args()
     try:
-        settings = Settings.from_environment()
-        _serve_api(settings) if door == "api" else _serve_ui(settings)
+        settings = _with_flags(Settings.from_environment(), flags)
+        _serve_api(settings) if flags.door == "api" else _serve_ui(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
+
+
+def _with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
+    groups = " ".join(flags.group) if flags.group else settings.groups
+    method = flags.dispatch_method or settings.dispatch_method
+    told = replace(settings, groups=groups, dispatch_method=method)
+    told.check()
+    return told
 
 
 def _serve_api(settings: Settings) -> None:

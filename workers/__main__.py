@@ -28,7 +28,7 @@ from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
-DEFAULT_SLOTS = {"local": 16, "echo": 256}
+DEFAULT_SLOTS = {"local": 16, "echo": 256, "remote": 64}
 COMMANDS = {"prompt": "workers.commands.prompt", "tiles": "workers.commands.tiles"}
 
 log = logging.getLogger("workers")
@@ -73,7 +73,7 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         "--limit-model-concurrency",
         type=int,
         metavar="SLOTS",
-        help="requests that run at once, in one batch (default: local 16, echo 256)",
+        help="requests that run at once (default: local 16, echo 256, remote 64)",
     )
     parser.add_argument(
         "--conv-template",
@@ -82,6 +82,16 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         metavar="NAME",
         help="conversation template: auto (the checkpoint's own, else by the model's name), or "
         + ", ".join(TEMPLATES),
+    )
+    parser.add_argument(
+        "--upstream",
+        default="",
+        metavar="URL",
+        help="with --engine remote: an OpenAI-compatible server that computes (vLLM, SGLang, "
+        "another Heliograph); HELIOGRAPH_UPSTREAM_KEY is its API key",
+    )
+    parser.add_argument(
+        "--upstream-model", default="", metavar="NAME", help="its name there (default: as here)"
     )
     parser.add_argument("--context-length", type=int, help="tokens a conversation may have at most")
     parser.add_argument(
@@ -122,6 +132,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
     if flags.engine == "echo" and flags.model_path == "demo":
         model_path = "echo"
+    if flags.engine == "remote" and not flags.model_name:
+        raise ConfigurationError("--engine remote needs --model-name, the name to serve it under.")
     name = flags.model_name or served_name("echo" if model_path == "echo" else flags.model_path)
     info = WorkerInfo(
         id=uuid.uuid4().hex[:8],
@@ -149,6 +161,9 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             compile_dir=str(settings.data_dir / "compiled"),
             conv_template=flags.conv_template,
             trust_remote_code=flags.trust_remote_code,
+            upstream=flags.upstream,
+            upstream_model=flags.upstream_model,
+            settings=settings,
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from broker.errors import HeliographError, WorkerFailed
+from broker.errors import AnswerDiffers, HeliographError, WorkerFailed
 from workers.engines.base import Engine
-from workers.running import RunningJob
+from workers.running import FetchImages, Publish, Retold, RunningJob
 from workers.scheduler import Output, Scheduler
 from workers.sequence import Sequence
 
 log = logging.getLogger(__name__)
-
-FetchImages = Callable[[RunningJob], Mapping[str, bytes]]
 
 
 class Generation:
@@ -31,15 +30,26 @@ class Generation:
         self,
         engine: Engine,
         fetch_images: FetchImages,
-        publish: Callable[[list[tuple[RunningJob, Output]]], None],
+        publish: Publish,
     ) -> None:
         self._engine = engine
         self._fetch_images = fetch_images
         self._publish = publish
         self._scheduler = Scheduler(engine)
         self._jobs: dict[str, RunningJob] = {}
+        self._retold: dict[str, Retold] = {}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
+
+    @property
+    def slots(self) -> int:
+        """See `Runner.slots`."""
+        return self._engine.slots
+
+    @property
+    def trouble(self) -> str:
+        """See `Runner.trouble`; an engine that cannot go on ends its process instead."""
+        return ""
 
     def add(self, job: RunningJob) -> None:
         """Prepare a job and run it as soon as a slot is free."""
@@ -51,7 +61,7 @@ class Generation:
     def cancel(self, job: RunningJob) -> None:
         """End a job before the next decode step; it ends with finish reason "cancelled"."""
         job.cancelled = True
-        self._commands.put(lambda: self._cancel(job))
+        self._commands.put(lambda: self._cancel(job.id))
 
     def drop(self, job: RunningJob) -> None:
         """Forget a job that somebody else has taken over; nothing more is published for it."""
@@ -90,16 +100,18 @@ class Generation:
 
     def _schedule(self, job: RunningJob, sequence: Sequence) -> None:
         self._jobs[job.id] = job
+        if job.told and not job.resume_ids:
+            self._retold[job.id] = Retold(job.told)
         self._scheduler.add(sequence)
         if job.cancelled:
             self._scheduler.cancel(job.id)
 
-    def _cancel(self, job: RunningJob) -> None:
-        self._scheduler.cancel(job.id)
+    def _cancel(self, job_id: str) -> None:
+        self._scheduler.cancel(job_id)
 
     def _drop(self, job: RunningJob) -> None:
         if self._jobs.get(job.id) is job:
-            del self._jobs[job.id]
+            self._forget(job.id)
             self._scheduler.cancel(job.id)
 
     def run(self) -> None:
@@ -118,7 +130,25 @@ class Generation:
             job = self._jobs.get(output.request_id)
             if job is None:
                 continue
+            if job.id in self._retold:
+                output = self._retell(output)
             told.append((job, output))
             if output.finish_reason or output.error:
-                del self._jobs[output.request_id]
+                self._forget(job.id)
         return told
+
+    def _retell(self, output: Output) -> Output:
+        """Take out what an upstream told before this engine took the job over."""
+        retold = self._retold[output.request_id]
+        try:
+            text = retold.push(output.text)
+            if output.finish_reason and output.finish_reason != "cancelled":
+                retold.end()
+            return replace(output, text=text, logprobs=output.logprobs if text else ())
+        except AnswerDiffers as error:
+            self._commands.put(lambda: self._cancel(output.request_id))
+            return Output(output.request_id, error=error.body)
+
+    def _forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._retold.pop(job_id, None)

@@ -129,7 +129,7 @@ class Publisher:
     def _publish(self, items: list[_Item]) -> None:
         events = [(job.id, event) for job, output in items for event in _events(job, output)]
         fenced = self._append(events)
-        self.tokens += sum(len(output.token_ids) for _, output in items)
+        self.tokens += sum(len(output.token_ids) + output.tokens for _, output in items)
         for job, _ in items:
             if job.id in fenced:
                 self._on_fenced(job)
@@ -164,12 +164,13 @@ def _merge(outputs: list[Output]) -> Output:
         text="".join(each.text for each in outputs),
         token_ids=tuple(chain.from_iterable(each.token_ids for each in outputs)),
         logprobs=tuple(chain.from_iterable(each.logprobs for each in outputs)),
+        tokens=sum(each.tokens for each in outputs),
     )
 
 
 def _events(job: RunningJob, output: Output) -> Iterator[Event]:
     """One event; two where an error has held text before it, since an error carries none."""
-    if job.first_token_s is None and output.token_ids:
+    if job.first_token_s is None and (output.token_ids or output.tokens):
         job.first_token_s = time.time()
     job.answer.append(output.text)
     if output.finish_reason is not None:
@@ -183,7 +184,7 @@ def _events(job: RunningJob, output: Output) -> Iterator[Event]:
             output.logprobs,
         )
         return
-    if output.error is None or output.token_ids:
+    if output.error is None or output.token_ids or output.text:
         yield Delta(job.next_id(), output.text, output.token_ids, output.logprobs)
     if output.error is not None:
         yield Failed(job.next_id(), output.error)

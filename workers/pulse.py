@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 PERIOD_S = 1.0
 SPEED_WINDOW = 10
 """Pulses over which tokens/s are averaged."""
+PEAK_DECAY = 0.998
+"""What is left of the best speed after a second of work: half of it after about six minutes."""
 
 
 class Pulse:
@@ -39,6 +41,7 @@ class Pulse:
         self._worker: BatchWorker | None = None
         self._janitor = Janitor(client, info.id)
         self._counts: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
+        self._peak_speed = 0.0
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -69,17 +72,8 @@ class Pulse:
 
     def attach(self, worker: BatchWorker) -> None:
         """Go from loading to ready: from now on slots, running jobs and speed are told."""
-        engine = worker.engine
-        self._info = self._info.model_copy(
-            update={
-                "state": "ready",
-                "progress": 100,
-                "device": engine.device,
-                "slots": engine.slots,
-                "context_length": engine.context_length,
-                "images": engine.images,
-            }
-        )
+        update = {"state": "ready", "progress": 100, "device": worker.engine.device}
+        self._info = self._info.model_copy(update=update)
         self._worker = worker
         self._wake.set()
 
@@ -126,5 +120,15 @@ class Pulse:
         self._counts.append((time.monotonic(), worker.tokens))
         (first_s, first), (last_s, last) = self._counts[0], self._counts[-1]
         speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
-        changes = {"running": len(worker.running_jobs), "speed": round(speed, 1)}
+        self._peak_speed = max(speed, self._peak_speed * PEAK_DECAY if speed else self._peak_speed)
+        changes = {
+            "state": "unavailable" if worker.trouble else "ready",
+            "reason": worker.trouble,
+            "slots": worker.engine.slots,
+            "context_length": worker.engine.context_length,
+            "images": worker.engine.images,
+            "running": len(worker.running_jobs),
+            "speed": round(speed, 1),
+            "peak_speed": round(self._peak_speed, 1),
+        }
         return self._info.model_copy(update=changes)

@@ -1,36 +1,59 @@
-"""A job while this process works on it: RQ's records, the claim, and what was published so far."""
+"""A job while this process works on it: RQ's records, the claim, and what was published so far.
+
+Also what runs jobs looks like to `workers.worker`: `Runner`, be it an engine's loop or a relay.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from rq.executions import Execution
 from rq.job import Job
 
+from broker.errors import AnswerDiffers
 from broker.events import EventId, Timings
 from broker.messages import GenerateRequest
+from broker.queues import MAX_RETRIES
+
+if TYPE_CHECKING:
+    from workers.scheduler import Output
 
 
 @dataclass(eq=False, slots=True)
 class RunningJob:
-    """One claimed job; `next_id` numbers its events, `attempt` fences every earlier owner."""
+    """One claimed job; `next_id` numbers its events, `attempt` fences every earlier owner.
+
+    `told` is the text that earlier attempts told, `resume_ids` the tokens behind all of it; there
+    are none if one of them was an upstream, which does not tell tokens.
+    """
 
     job: Job
     execution: Execution
     request: GenerateRequest
     attempt: int
     resume_ids: tuple[int, ...] = ()
-    answer: list[str] = field(default_factory=list)
+    told: str = ""
     cancelled: bool = False
+    answer: list[str] = field(default_factory=list)
     claimed_s: float = field(default_factory=time.time)
     first_token_s: float | None = None
     _n: int = 0
+
+    def __post_init__(self) -> None:
+        self.answer.append(self.told)
 
     @property
     def id(self) -> str:
         """The job's id, the same everywhere."""
         return self.request.id
+
+    @property
+    def may_be_given_back(self) -> bool:
+        """Whether another attempt is left for another worker."""
+        return self.attempt <= MAX_RETRIES
 
     def next_id(self) -> EventId:
         """Id of the next event to append."""
@@ -42,3 +65,69 @@ class RunningJob:
         now, created = time.time(), self.request.created_s
         first = self.first_token_s or now
         return Timings(*(max(0.0, t - created) for t in (self.claimed_s, first, now)))
+
+
+class Retold:
+    """Text that was told before: an answer that begins anew is silent until it goes beyond it."""
+
+    def __init__(self, told: str) -> None:
+        self._left = told
+
+    def push(self, text: str) -> str:
+        """Take the next text of the answer; return what of it is new.
+
+        Raises:
+            AnswerDiffers: it differs from what was told.
+        """
+        size = min(len(text), len(self._left))
+        if text[:size] != self._left[:size]:
+            raise AnswerDiffers
+        self._left = self._left[size:]
+        return text[size:]
+
+    def end(self) -> None:
+        """Take note that the answer has ended.
+
+        Raises:
+            AnswerDiffers: it is shorter than what was told.
+        """
+        if self._left:
+            raise AnswerDiffers
+
+
+Publish = Callable[[list[tuple[RunningJob, "Output"]]], None]
+FetchImages = Callable[[RunningJob], Mapping[str, bytes]]
+
+
+class Runner(Protocol):
+    """Runs jobs to their end; `run` on one thread, all else may be called from others."""
+
+    @property
+    def slots(self) -> int:
+        """Jobs that may run at once."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why no job can run now; empty when one can."""
+        ...
+
+    def add(self, job: RunningJob) -> None:
+        """Run a job."""
+        ...
+
+    def cancel(self, job: RunningJob) -> None:
+        """End a job soon; it ends with finish reason "cancelled"."""
+        ...
+
+    def drop(self, job: RunningJob) -> None:
+        """Forget a job that somebody else has taken over; nothing more is published for it."""
+        ...
+
+    def stop(self) -> None:
+        """Let `run` return soon; running jobs are left as they are."""
+        ...
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        ...

@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a step brought for one request; the last one has a finish reason or an error."""
+    """What a step brought for one request; the last one has a finish reason or an error.
+
+    `tokens` counts those whose ids are not known.
+    """
 
     request_id: str
     text: str = ""
@@ -32,6 +35,7 @@ class Output:
     usage: Usage | None = None
     error: ErrorBody | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = 0
 
 
 Tokens = list[tuple[Sequence, Sampled | None]]

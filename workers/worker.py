@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import redis
@@ -28,12 +29,15 @@ from rq.utils import now
 from rq.worker.base import BaseWorker
 
 from broker import channel, feedback, images
+from broker.cell import cell_id
 from broker.connection import connect
+from broker.errors import HeliographError
 from broker.queues import GenerateJob, intermediate_key, model_queue
-from workers.engines.base import Engine
+from workers.engines.base import Engine, Upstream
 from workers.generation import Generation
 from workers.publisher import NO_USAGE, Ended, Publisher
-from workers.running import RunningJob
+from workers.relay import Relay
+from workers.running import Runner, RunningJob
 from workers.scheduler import Output
 
 log = logging.getLogger(__name__)
@@ -46,12 +50,12 @@ _SWITCH_S = 0.0005
 
 
 class BatchWorker(BaseWorker):
-    """Serves one model: one queue, one engine, up to `engine.slots` jobs at a time."""
+    """Serves one model: one queue, one engine or upstream, as many jobs as that has slots."""
 
     job_class = GenerateJob
     log_result_lifespan = False
 
-    def __init__(self, url: str, model: str, worker_id: str, engine: Engine) -> None:
+    def __init__(self, url: str, model: str, worker_id: str, engine: Engine | Upstream) -> None:
         """Connect to the Redis at `url`; nothing is popped before `work`."""
         # Its own client that never repeats a command: a repeated pop would lose a job for a while.
         pops = connect(url, retry=False, socket_timeout_s=POP_TIMEOUT_S + 5.0)
@@ -72,7 +76,23 @@ class BatchWorker(BaseWorker):
         self._stopping = threading.Event()
         self._drain_s = DRAIN_S
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
-        self._generation = Generation(engine, self._fetch_images, self._publisher.put)
+        self._runner = self._start_runner(engine)
+
+    def _start_runner(self, engine: Engine | Upstream) -> Runner:
+        if isinstance(engine, Upstream):
+            return Relay(
+                engine,
+                self._fetch_images,
+                self._publisher.put,
+                self._give_back,
+                partial(cell_id, self.redis),
+            )
+        return Generation(engine, self._fetch_images, self._publisher.put)
+
+    @property
+    def trouble(self) -> str:
+        """Why no jobs are taken; empty while they are."""
+        return self._runner.trouble
 
     @property
     def tokens(self) -> int:
@@ -105,7 +125,7 @@ class BatchWorker(BaseWorker):
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
             taking = pool.submit(self._take_jobs)
             try:
-                self._generation.run()
+                self._runner.run()
             except BaseException:  # nothing that runs here will end by itself
                 self._drain_s = 0.0
                 raise
@@ -117,7 +137,7 @@ class BatchWorker(BaseWorker):
         """Say all that there is to say, and hand over what is not done."""
         self._publisher.stop(timeout_s=2.0)
         try:
-            self._hand_over()
+            self._hand_over(self.running_jobs.values())
             self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("Redis does not answer, leaving without a word: %s", error)
@@ -131,7 +151,7 @@ class BatchWorker(BaseWorker):
                 while self.running_jobs and (left := deadline - time.monotonic()) > 0:
                     self._slot_freed.wait(left)
         finally:
-            self._generation.stop()
+            self._runner.stop()
 
     def _take_until_stopped(self) -> None:
         pause_s = 0.1
@@ -150,8 +170,8 @@ class BatchWorker(BaseWorker):
 
     def _take(self) -> None:
         with self._slot_freed:
-            free = self.engine.slots - len(self.running_jobs)
-            if free <= 0:
+            free = self._runner.slots - len(self.running_jobs)
+            if free <= 0 or self._runner.trouble:
                 self._slot_freed.wait(POP_TIMEOUT_S)
                 return
         job_ids = self._pop(free)
@@ -203,7 +223,7 @@ class BatchWorker(BaseWorker):
                 claimed.request,
                 claimed.attempt,
                 claimed.token_ids,
-                [claimed.text],
+                claimed.text,
                 claimed.cancelled,
             )
             started.append(job)
@@ -224,12 +244,12 @@ class BatchWorker(BaseWorker):
             ended = Output(job.id, finish_reason="cancelled", usage=NO_USAGE)
             self._publisher.put([(running, ended)])
         else:
-            self._generation.add(running)
+            self._runner.add(running)
 
     def cancel(self, job_id: str) -> None:
         """End a running job before the next decode step; unknown ids are ignored."""
         if (running := self.running_jobs.get(job_id)) is not None and not running.cancelled:
-            self._generation.cancel(running)
+            self._runner.cancel(running)
 
     def _fetch_images(self, job: RunningJob) -> Mapping[str, bytes]:
         return images.get(self.redis, job.request.images)
@@ -272,7 +292,19 @@ class BatchWorker(BaseWorker):
 
     def _forget(self, job: RunningJob) -> None:
         log.warning("job %s was taken over by another worker", job.id)
-        self._generation.drop(job)
+        self._runner.drop(job)
+        self._leave_alone(job)
+
+    def _give_back(self, job: RunningJob, reason: HeliographError) -> None:
+        """Let another worker, or this one later, go on with a job that cannot go on here."""
+        log.warning("job %s goes back to its queue: %s", job.id, reason)
+        self._leave_alone(job)
+        try:
+            self._hand_over([job])
+        except RedisError as error:
+            log.warning("job %s is taken over when its lease ends: %s", job.id, error)
+
+    def _leave_alone(self, job: RunningJob) -> None:
         if self.running_jobs.get(job.id) is job:
             del self.running_jobs[job.id]
         with self._slot_freed:
@@ -290,10 +322,10 @@ class BatchWorker(BaseWorker):
         for running in tuple(self.running_jobs.values()):
             running.execution.heartbeat(self.queue.started_job_registry, LEASE_S, pipe)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, jobs: Iterable[RunningJob]) -> None:
         """Let the leases of unfinished jobs run out now, so that another worker goes on."""
         pipe = self.redis.pipeline(transaction=False)
-        for running in self.running_jobs.values():
+        for running in jobs:
             log.info("job %s is handed over", running.id)
             pipe.zadd(
                 self.queue.started_job_registry.key, {running.execution.composite_key: 1}, xx=True

@@ -110,15 +110,16 @@ def worker_get_status() -> Response:
     """All our workers as if they were one; the headers tell a parent that it is a cell."""
     service = _service()
     ready = _ready()
+    single = [info for info in ready if info.name not in service.groups]
     response = _json(
         {
             "model_names": _names(ready),
-            "speed": sum(info.peak_speed for info in ready) or 1,
-            "queue_length": sum(info.queue_length + info.running for info in ready),
+            "speed": sum(info.peak_speed for info in single) or 1,
+            "queue_length": sum(info.queue_length + info.running for info in single),
         }
     )
     response.headers[CELL_HEADER] = service.cell_id()
-    response.headers[SLOTS_HEADER] = str(sum(info.slots for info in ready))
+    response.headers[SLOTS_HEADER] = str(sum(info.slots for info in single))
     return response
 
 

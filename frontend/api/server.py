@@ -27,7 +27,6 @@ from broker.settings import Settings
 from frontend.api.answer import TICK_S
 from frontend.api.app import create_app
 from frontend.api.client import STALL_S
-from frontend.api.control import ControlPlane
 from frontend.service import Service
 
 log = logging.getLogger(__name__)
@@ -145,11 +144,10 @@ def serve(settings: Settings) -> None:
     """Serve until a signal asks to stop; never returns.
 
     Raises:
-        ConfigurationError: the port cannot be used, or HELIOGRAPH_WORKER_ADDRESSES not be parsed.
+        ConfigurationError: the port cannot be used.
     """
     logs.set_up(settings)
     check_free(settings.host, settings.api_port, "HELIOGRAPH_API_PORT")
-    ControlPlane.of(settings)  # here, where what is wrong with it can still be said in a sentence
     _allow_many_files()
     Server(settings).run()
 

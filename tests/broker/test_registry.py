@@ -104,7 +104,7 @@ def test_a_failed_worker_says_why_for_a_while_and_counts_nowhere(
 ) -> None:
     info = announce(client, model, state="failed", reason="no such file")
     assert keys.WORKER_TTL_S < client.ttl(keys.worker(info.id)) <= keys.FAILED_WORKER_TTL_S  # type: ignore[operator]
-    assert info in registry.failures(client)
+    assert info in registry.down(client)
     assert info not in registry.workers(client)
     with pytest.raises(NoLiveWorker):
         registry.find_model(client, model)

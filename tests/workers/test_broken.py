@@ -61,7 +61,7 @@ def test_answers_of_a_worker_that_broke_go_on_in_another(stack: Stack, service: 
         assert len(set(claims(stack, each))) == 2
     assert broken.wait() == BROKEN
     assert "job" in broken.output and "is handed over" in broken.output
-    (failed,) = registry.failures(stack.redis)
+    (failed,) = registry.down(stack.redis)
     assert failed.pid == broken.pid
     assert failed.reason.endswith("tokens were told, breaks_after is reached")
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 
 from broker.errors import ConfigurationError
-from workers.engines.base import Engine, EngineOptions, Loading
+from workers.engines.base import Engine, EngineOptions, Loading, Upstream
 
 _ENGINES = {
     "local": ("workers.engines.local", "LocalEngine"),
     "echo": ("workers.engines.echo", "EchoEngine"),
+    "remote": ("workers.engines.remote", "RemoteEngine"),
 }
 
 
@@ -21,7 +22,7 @@ def engine_names() -> tuple[str, ...]:
     return tuple(_ENGINES)
 
 
-def load_engine(options: EngineOptions, progress: Loading) -> Engine:
+def load_engine(options: EngineOptions, progress: Loading) -> Engine | Upstream:
     """Build the engine that the options name; loading a big model can take minutes.
 
     Raises:
@@ -34,5 +35,5 @@ def load_engine(options: EngineOptions, progress: Loading) -> Engine:
     except KeyError:
         known = ", ".join(_ENGINES)
         raise ConfigurationError(f"engine {options.engine!r} is not one of: {known}") from None
-    engine: Engine = getattr(import_module(module), cls)(options, progress)
+    engine: Engine | Upstream = getattr(import_module(module), cls)(options, progress)
     return engine

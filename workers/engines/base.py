@@ -6,12 +6,14 @@ neither Redis nor RQ, and no tensor: an engine knows sequences, and sequences kn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from broker.errors import UpstreamFailed
 from broker.events import FinishReason, TokenLogprob, Usage
 from broker.messages import GenerateRequest
+from broker.settings import Settings
 from workers.sequence import Sequence
 
 Loading = Callable[[int], None]
@@ -43,6 +45,12 @@ class EngineOptions:
     """A name of `workers.templates`; `"auto"` is the checkpoint's own, else by the model's name."""
     trust_remote_code: bool = False
     """Whether code that comes with a checkpoint may be run."""
+    upstream: str = ""
+    """Address of the server that computes instead of this process."""
+    upstream_model: str = ""
+    """The server's name for the model; the name it is served as here, by default."""
+    settings: Settings = field(default_factory=Settings)
+    """What else upstreams need: Redis, keys, allowed addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,17 @@ class Engine(Protocol):
         ...
 
 
+class UpstreamBusy(UpstreamFailed):
+    """The upstream has no room for a request now, and may have some in `retry_after_s` seconds."""
+
+    status = 503
+    code = "upstream_busy"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What came from an upstream: new text and how many tokens it is, about.
@@ -206,13 +225,16 @@ class Upstream(Protocol):
         """Ask whether it answers, and set `trouble` accordingly; called each second."""
         ...
 
-    def stream(self, request: GenerateRequest, images: Mapping[str, bytes]) -> AsyncIterator[Piece]:
+    def stream(
+        self, request: GenerateRequest, images: Mapping[str, bytes]
+    ) -> AsyncGenerator[Piece]:
         """Send a request and yield its answer; closing the iterator cancels it there.
 
-        After `UpstreamFailed` it may be called again for the same request; the answer then begins
-        anew, at another server if there is one.
+        The last cell on the request's path is this one. After `UpstreamFailed` it may be called
+        again for the same request; the answer then begins anew, at another server if there is one.
 
         Raises:
+            UpstreamBusy: no room there now.
             UpstreamFailed: no connection, a broken one, nonsense, or an error that is not the
                 request's fault.
             HeliographError: the upstream refused this request.
