@@ -25,6 +25,7 @@ from broker.messages import (
     ModelInfo,
     SamplingParams,
     WorkerInfo,
+    ready_prompt,
 )
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
@@ -203,8 +204,8 @@ class Service:
 
         Raises:
             LoopDetected: it has come through this one.
-            InvalidRequest: no message, an empty last one, too many images, images for a model
-                that takes none.
+            InvalidRequest: no message, an empty last one, a ready prompt beside others, too many
+                images, images for a model that takes none.
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
@@ -261,7 +262,7 @@ class Service:
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
             raise InvalidRequest("There is no message. Send at least one.", param="messages")
-        if messages[-1].role not in ("user", "prompt"):
+        if ready_prompt(messages) is None and messages[-1].role != "user":
             raise InvalidRequest(
                 f"The last message is by {messages[-1].role!r}; it must be the user's.",
                 param="messages",
