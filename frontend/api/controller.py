@@ -14,6 +14,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
+from broker import cell
 from broker.messages import ModelInfo
 from frontend.api.body import read_json_body
 from frontend.api.control import ControlPlane
@@ -24,9 +25,6 @@ controller = Blueprint("controller", __name__)
 
 MAX_CONTROL_BYTES = 64 * 1024
 """Far more than a registration has; it is read before its sender is known."""
-
-CELL_HEADER = "X-Heliograph-Cell"
-SLOTS_HEADER = "X-Heliograph-Slots"
 
 _SIZE = re.compile(r"InternVL2-([0-9]+)B")
 
@@ -118,8 +116,8 @@ def worker_get_status() -> Response:
             "queue_length": sum(info.queue_length + info.running for info in single),
         }
     )
-    response.headers[CELL_HEADER] = service.cell_id()
-    response.headers[SLOTS_HEADER] = str(sum(info.slots for info in single))
+    response.headers[cell.CELL_HEADER] = service.cell_id()
+    response.headers[cell.SLOTS_HEADER] = str(sum(info.slots for info in single))
     return response
 
 

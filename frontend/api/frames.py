@@ -83,7 +83,7 @@ class Chunks:
 
     def chunk(self) -> bytes:
         """The text so far."""
-        return bytes(self._text) + self._tail
+        return b"".join((self._text, self._tail))
 
     def last(self, end: End) -> bytes:
         """The whole text; the one chunk of an answer that is always there."""
@@ -91,7 +91,7 @@ class Chunks:
         if not self._outcome:
             return self.chunk()
         fields = json.dumps({"error_code": 0, **outcome(end)})[1:]
-        return bytes(self._text) + b'", ' + fields.encode() + NUL
+        return b"".join((self._text, b'", ', fields.encode(), NUL))
 
 
 def stream(events: Events, chunks: Chunks, job_id: str) -> Iterator[bytes]:

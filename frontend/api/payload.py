@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
+from broker import cell
 from broker.messages import MAX_INPUT_TILES, SamplingParams
 from frontend.api.errors import Unsupported
 from frontend.api.schemas import (
@@ -47,6 +48,12 @@ _SEEDS = 2**63
 
 Form = Literal["llava", "internvl", "fastchat"]
 
+
+def _as_list(path: Any) -> Any:
+    """Take a path as its header has it, too."""
+    return list(cell.read_path(path)) if isinstance(path, str) else path
+
+
 _Texts = Annotated[list[str], Field(max_length=MAX_PARTS)]
 _Stop = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 _Stops = Annotated[list[_Stop], Field(max_length=MAX_STOPS)]
@@ -54,6 +61,7 @@ _TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 # Goes on to other cells as a header, so it must be nothing but an id.
 _Cell = Annotated[str, Field(pattern="^[0-9A-Za-z]{1,64}$")]
+_Path = Annotated[list[_Cell], Field(max_length=MAX_PATH), BeforeValidator(_as_list)]
 
 
 class RoleMessage(Strict):
@@ -94,7 +102,7 @@ class Payload(Strict):
     logprobs: int | None = None
     best_of: int | None = None
     use_beam_search: bool | None = None
-    heliograph_path: Annotated[list[_Cell], Field(max_length=MAX_PATH)] | None = None
+    heliograph_path: _Path | None = None
 
     @property
     def form(self) -> Form:

@@ -61,7 +61,7 @@ def _check_amounts(text: str, pictures: Sequence[str], settings: Settings) -> No
 
 def _ready_prompt(payload: Payload, prompt: str, service: Service) -> ChatMessage:
     pictures = payload.images or ()
-    texts = _plain_marks(prompt).split(MARK)
+    texts = plain_marks(prompt).split(MARK)
     if len(texts) - 1 != len(pictures):
         raise InvalidRequest(
             f"The prompt has {len(texts) - 1} marks {MARK} for {len(pictures)} images. Send an "
@@ -74,7 +74,7 @@ def _ready_prompt(payload: Payload, prompt: str, service: Service) -> ChatMessag
     return ChatMessage(role="prompt", content=tuple(filter(_says_something, content)))
 
 
-def _plain_marks(prompt: str) -> str:
+def plain_marks(prompt: str) -> str:
     """Write FastChat's marks as LLaVA's; its OpenAI server writes both for each picture."""
 
     def plain(found: re.Match[str]) -> str:

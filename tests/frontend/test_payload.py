@@ -9,7 +9,7 @@ import pytest
 from broker.errors import InvalidRequest
 from broker.messages import SamplingParams
 from frontend.api.payload import read_payload
-from frontend.api.payload_content import _plain_marks
+from frontend.api.payload_content import plain_marks
 from tests.frontend.originals import fastchat, internvl, llava, vicuna
 
 PROMPT = vicuna("hello")
@@ -49,6 +49,14 @@ def test_why_it_ended_is_told_to_fastchat_and_to_cells() -> None:
     assert read_payload(internvl("m", "hello", heliograph_path=["a1"])).tells_outcome
     assert not read_payload(llava("m", PROMPT)).tells_outcome
     assert not read_payload(internvl("m", "hello")).tells_outcome
+
+
+def test_a_path_is_a_list_or_as_the_header_has_it() -> None:
+    for path in (["a1", "b2"], "a1, b2"):
+        assert read_payload(llava("m", PROMPT, heliograph_path=path)).heliograph_path == [
+            "a1",
+            "b2",
+        ]
 
 
 def test_what_llava_leaves_out_has_its_workers_defaults() -> None:
@@ -133,4 +141,4 @@ def test_what_cannot_be_done_is_refused_by_name(change: dict[str, Any], param: s
     ],
 )
 def test_fastchats_marks_are_one_for_each_picture(written: str, plain: str) -> None:
-    assert _plain_marks(written) == plain
+    assert plain_marks(written) == plain
