@@ -10,12 +10,13 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from broker import dispatch, feedback, images, queues, registry
+from broker import cell, counts, dispatch, feedback, foreign, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, EventId
+from broker.foreign import ForeignWorker
 from broker.groups import parse_groups
 from broker.messages import (
     ChatMessage,
@@ -91,6 +92,11 @@ class Service:
             key=lambda info: info.name,
         )
 
+    @property
+    def groups(self) -> Collection[str]:
+        """Names that stand for several models."""
+        return self._groups.keys()
+
     def _members(self, group: str, live: list[ModelInfo]) -> list[ModelInfo]:
         return [info for info in live if info.name in self._groups[group]]
 
@@ -98,6 +104,26 @@ class Service:
         """Live workers, by model and id."""
         with redis_errors():
             return registry.workers(self._once)
+
+    def cell_id(self) -> str:
+        """The id of this system among connected ones."""
+        with redis_errors():
+            return cell.cell_id(self._once)
+
+    def register_worker(self, worker: ForeignWorker) -> None:
+        """Take a foreign worker into the fleet, or renew what is known of it."""
+        with redis_errors():
+            foreign.register(self._once, worker)
+
+    def receive_heart_beat(self, address: str, queue_length: int) -> bool:
+        """Note that a foreign worker lives; False when it has to register again."""
+        with redis_errors():
+            return foreign.beat(self._once, address, queue_length)
+
+    def withdraw_worker(self, address: str) -> bool:
+        """Take a foreign worker out of the fleet; False when it was not in it."""
+        with redis_errors():
+            return foreign.withdraw(self._once, address)
 
     def store_image(self, data: bytes, *, param: str | None = None) -> str:
         """Check a picture, store it and return its SHA-256.
@@ -153,20 +179,38 @@ class Service:
         with redis_errors():
             return images.get(self._once, [sha256])[sha256]
 
+    def count_tokens(self, model: str, text: str) -> int:
+        """Tokens of a text as a prompt for a model.
+
+        Raises:
+            ModelNotFound, NoLiveWorker, RequestTooLarge, RedisUnavailable: see `broker.errors`.
+        """
+        with redis_errors():
+            info = self._find_model(model, ())
+            return counts.count_tokens(self._once, info.name, text)
+
     def submit(
-        self, model: str, messages: Sequence[ChatMessage], sampling: SamplingParams
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        sampling: SamplingParams,
+        *,
+        path: tuple[str, ...] = (),
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
-        continues the same draw.
+        continues the same draw. `path` has the cells that the request has come through.
 
         Raises:
+            LoopDetected: it has come through this one.
             InvalidRequest: no message, an empty last one, a ready prompt beside others, too many
                 images, images for a model that takes none.
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
+            if path:
+                cell.check_path(path, cell.cell_id(self._once))
             info = self._find_model(model, messages)
             self._check(info, messages)
             if sampling.seed == 0:
@@ -177,6 +221,7 @@ class Service:
                 messages=tuple(messages),
                 sampling=sampling,
                 created_s=time.time(),
+                path=path,
             )
             self._submitter.submit(request)
         return request
