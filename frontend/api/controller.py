@@ -108,7 +108,7 @@ def worker_get_status() -> Response:
     """All our workers as if they were one; the headers tell a parent that it is a cell."""
     service = _service()
     ready = _ready()
-    single = [info for info in ready if info.name not in service.groups]
+    single = [info for info in ready if info.name not in service.fleet.groups]
     response = _json(
         {
             "model_names": _names(ready),

@@ -30,6 +30,9 @@ worker = Blueprint("worker", __name__)
 STREAM_TYPE = "application/octet-stream"
 """Readers that decode by the declared type must find none to decode by: they split at bytes."""
 
+UNKNOWN_LENGTH = 2**20
+"""Told of a model whose server does not say how much it holds; that server refuses what is more."""
+
 CONVERSATION = {
     "name": "vicuna_v1.1",
     "system_template": "{system_message}",
@@ -118,7 +121,7 @@ def model_details() -> Response:
 def _context_length(model: str) -> int:
     for info in _service().models():
         if info.name == model and info.ready:
-            return info.context_length
+            return info.context_length or UNKNOWN_LENGTH
     raise NoLiveWorker(f"No worker that is ready serves model {model[:256]!r}.", param="model")
 
 
