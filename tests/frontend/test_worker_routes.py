@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from tests.frontend.originals import (
 )
 from tests.frontend.test_api_disconnect import last_chat, running
 from tests.pictures import scene
-from tests.stack import Stack, until
+from tests.stack import Stack, free_port, until
 
 RED = scene(("circle", "red", (60, 60)))
 BLUE = scene(("square", "blue", (90, 90)))
@@ -53,10 +54,13 @@ def error(address: str, value: Any) -> tuple[int, str]:
     return only["error_code"], only["text"]
 
 
-def sent(stack: Stack) -> GenerateRequest:
-    """The request of the last answer, as a worker got it."""
-    job: Any = stack.redis.hget(keys.job(last_chat(stack)["job"]), "request")
-    return GenerateRequest.model_validate_json(job)
+def submitted(
+    stack: Stack, address: str, value: Any, route: str = STREAM, **headers: str
+) -> tuple[GenerateRequest, bytes]:
+    """What a worker gets to do for a payload, and the reply."""
+    reply = post(address, route, value, **headers)
+    record: Any = stack.redis.hget(keys.job(reply.headers["X-Request-Id"]), "request")
+    return GenerateRequest.model_validate_json(record), reply.body
 
 
 def test_internvls_answer_is_the_text_so_far(address: str) -> None:
@@ -71,8 +75,8 @@ def test_internvls_messages_and_pictures_arrive_in_order(echo_stack: Stack, addr
         {"role": "assistant", "content": "Done."},
         {"role": "user", "content": "and now?", "image": []},
     ]
-    assert last(address, payload) == {"text": "and now?", "error_code": 0}
-    request = until(lambda: sent(echo_stack), "the job is logged")
+    request, body = submitted(echo_stack, address, payload)
+    assert body.endswith(b'{"text": "and now?", "error_code": 0}\0')
     assert [message.role for message in request.messages] == [
         "system", "user", "assistant", "user",
     ]  # fmt: skip
@@ -93,8 +97,8 @@ def test_llavas_answer_begins_with_the_prompt(address: str) -> None:
 def test_a_ready_prompt_reaches_the_worker_with_pictures_at_their_marks(
     echo_stack: Stack, address: str
 ) -> None:
-    last(address, llava("echo", "first <image> then <image>.", RED, BLUE))
-    (message,) = until(lambda: sent(echo_stack), "the job is logged").messages
+    payload = llava("echo", "first <image> then <image>.", RED, BLUE)
+    (message,) = submitted(echo_stack, address, payload)[0].messages
     assert message.role == "prompt"
     assert [part.type for part in message.content] == ["text", "image", "text", "image", "text"]
     assert message.text == "first  then ."
@@ -246,9 +250,7 @@ def test_a_client_that_leaves_frees_its_slot(echo_stack: Stack, address: str) ->
     worker.stop()
 
 
-def test_redis_that_is_away_is_code_3(tmp_path: Any) -> None:
-    from tests.stack import free_port
-
+def test_redis_that_is_away_is_code_3(tmp_path: Path) -> None:
     stack = Stack(f"redis://127.0.0.1:{free_port()}/0", tmp_path)
     try:
         code, _ = error(stack.api(), llava("echo", "hello"))
@@ -271,9 +273,10 @@ def test_a_request_that_comes_round_is_refused(echo_stack: Stack, address: str) 
 
 def test_a_request_from_other_cells_keeps_its_path(echo_stack: Stack, address: str) -> None:
     payload = internvl("echo", "hello", heliograph_path=["one", "two"])
-    assert last(address, payload)["finish_reason"] == "stop"
-    assert until(lambda: sent(echo_stack), "it is logged").path == ("one", "two")
+    request, body = submitted(echo_stack, address, payload)
+    assert request.path == ("one", "two")
+    assert b'"finish_reason": "stop"}\0' in body
+    header = {"X-Heliograph-Path": "one,three"}
     chat = {"model": "echo", "messages": [{"role": "user", "content": "from afar"}]}
-    passed = post(address, "/v1/chat/completions", chat, **{"X-Heliograph-Path": "one,three"})
-    assert passed.status == 200
-    until(lambda: sent(echo_stack).path == ("one", "three"), "it is logged")
+    request, _ = submitted(echo_stack, address, chat, "/v1/chat/completions", **header)
+    assert request.path == ("one", "three")
