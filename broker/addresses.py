@@ -8,6 +8,7 @@ default only loopback is. Knows nothing of HTTP.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from broker.errors import ConfigurationError, InvalidRequest
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_PLAIN_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
+"""No user, path or query, not even an empty one: what is appended must become the path."""
 
 
 class AddressRefused(InvalidRequest):
@@ -58,25 +62,27 @@ class AllowList:
         """
         return cls(tuple(_parse(part) for part in text.replace(",", " ").split()))
 
-    def check(self, host: str, port: int) -> str:
+    def check(self, host: str, port: int, *, loopback: bool = True) -> str:
         """Resolve `host` and return the address to connect to.
+
+        Args:
+            host: a name or an address.
+            port: where it listens.
+            loopback: whether loopback is allowed without a rule.
 
         Raises:
             AddressRefused: it cannot be resolved, or one of its addresses is not allowed.
         """
         found = _resolve(host, port)
         for address in found:
-            if not self._allows(host, address, port):
+            implied = loopback and address.is_loopback
+            if not implied and not any(rule.allows(host, address, port) for rule in self.rules):
                 raise AddressRefused(
                     f"{host}:{port} is not an address that may be called from here. Allowed are "
-                    "loopback and what HELIOGRAPH_WORKER_ADDRESSES lists."
+                    "loopback, on the word of a program of this machine, and what "
+                    "HELIOGRAPH_WORKER_ADDRESSES lists."
                 )
         return str(found[0])
-
-    def _allows(self, host: str, address: Address, port: int) -> bool:
-        if any(rule.allows(host, address, port) for rule in self.rules):
-            return True
-        return address.is_loopback
 
 
 def split_url(url: str) -> tuple[str, int]:
@@ -85,19 +91,20 @@ def split_url(url: str) -> tuple[str, int]:
     Raises:
         InvalidRequest: it is not `http://host:port` or `https://host:port`, or has more to it.
     """
-    parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        if port is None:
+            port = {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        port = 0
-    plain = not (parts.username or parts.password or parts.query or parts.fragment)
-    if not port or not parts.hostname or not plain or not url.isprintable() or " " in url:
+        host, port = None, 0
+    if not host or not port or not url.isprintable() or not _PLAIN_URL.fullmatch(url):
         raise InvalidRequest(
             f"{url[:200]!r} is no worker address: it must be http://host:port or "
             "https://host:port.",
             param="worker_name",
         )
-    return parts.hostname, port
+    return host, port
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,12 @@ from broker.errors import LoopDetected
 
 HEADER: Final = "X-Heliograph-Path"
 FIELD: Final = "heliograph_path"
+CELL_HEADER: Final = "X-Heliograph-Cell"
+"""In the answer of `/worker_get_status`: the id of a cell, which tells it from other workers."""
+
+SLOTS_HEADER: Final = "X-Heliograph-Slots"
+"""There as well: how many requests the cell answers at a time."""
+
 MAX_PATH: Final = 8
 """Cells that a request may come through."""
 

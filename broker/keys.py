@@ -14,6 +14,8 @@
 | helio:image:{sha256}  | string  | 24 h, renewed       | frontend   | worker, frontend |
 | helio:log:chats       | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback    | stream  | for ever            | frontend   | operators        |
+| helio:count:{id}      | list    | 10 s                | worker     | API              |
+| helio:count:{id}:text | string  | 10 s, until taken   | API        | worker           |
 | helio:lock:janitor    | string  | 5 s                 | workers    | workers          |
 | helio:foreign         | set     | members are swept   | API        | bridge, API      |
 | helio:foreign:{url}   | hash    | 35 s, FastChat's    | API        | bridge, API      |
@@ -47,6 +49,7 @@ JOB_TTL_S: Final = 24 * 3600
 EVENTS_TTL_S: Final = 3600
 ENDED_EVENTS_TTL_S: Final = 900
 IMAGE_TTL_S: Final = 24 * 3600
+COUNT_TTL_S: Final = 10
 CHAT_LOG_LENGTH: Final = 100_000
 
 
@@ -83,3 +86,13 @@ def reader(reader_id: str) -> str:
 def image(sha256: str) -> str:
     """Uploaded bytes of a picture."""
     return f"helio:image:{sha256}"
+
+
+def count(count_id: str) -> str:
+    """Number of tokens of a text, for whoever asked."""
+    return f"helio:count:{count_id}"
+
+
+def count_text(count_id: str) -> str:
+    """Text whose tokens are to be counted."""
+    return f"helio:count:{count_id}:text"

@@ -5,10 +5,13 @@ Both are checked when they are read. Nothing here knows how they are stored (`qu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from broker.errors import InvalidRequest
 
 Role = Literal["system", "user", "assistant", "prompt"]
 """`prompt` is a ready prompt: the only message, as a template wrote it, with its pictures."""
@@ -73,6 +76,29 @@ def pictures(part: Part) -> tuple[str, ...]:
     if isinstance(part, VideoPart):
         return part.frames
     return (part.sha256,) if isinstance(part, ImagePart) else ()
+
+
+def ready_prompt(messages: Sequence[ChatMessage]) -> ChatMessage | None:
+    """Return the ready prompt that a conversation is, or None if it is one of role messages.
+
+    Raises:
+        InvalidRequest: a ready prompt stands beside other messages, or holds a video.
+    """
+    prompt = next((message for message in messages if message.role == "prompt"), None)
+    if prompt is None:
+        return None
+    if len(messages) > 1:
+        raise InvalidRequest(
+            "A ready prompt is the whole conversation. Send it as the only message, or send "
+            "messages by system, user and assistant.",
+            param="messages",
+        )
+    if any(isinstance(part, VideoPart) for part in prompt.content):
+        raise InvalidRequest(
+            "A ready prompt takes text and images. Send a video's frames as images.",
+            param="messages",
+        )
+    return prompt
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -133,12 +133,17 @@ def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo
         slots=sum(info.slots for info in ready),
         running=sum(info.running for info in group),
         queue_length=queue_length,
-        context_length=min((info.context_length for info in ready), default=0),
+        context_length=_least(info.context_length for info in ready),
         images=any(info.images for info in ready),
         speed=sum(info.speed for info in group),
         peak_speed=sum(info.peak_speed for info in ready),
         started_s=min(info.started_s for info in group),
     )
+
+
+def _least(lengths: Iterable[int]) -> int:
+    """The least context length that is known, 0 if none is."""
+    return min((length for length in lengths if length), default=0)
 
 
 def pool(name: str, members: list[ModelInfo]) -> ModelInfo:
@@ -151,7 +156,7 @@ def pool(name: str, members: list[ModelInfo]) -> ModelInfo:
         slots=sum(info.slots for info in members),
         running=sum(info.running for info in members),
         queue_length=sum(info.queue_length for info in members),
-        context_length=min((info.context_length for info in ready), default=0),
+        context_length=_least(info.context_length for info in ready),
         images=any(info.images for info in ready),
         speed=sum(info.speed for info in members),
         peak_speed=sum(info.peak_speed for info in members),

@@ -104,6 +104,11 @@ class Settings:
                 f"{_key('dispatch_method')}={self.dispatch_method!r} is none of "
                 f"{', '.join(DISPATCH_METHODS)}."
             )
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"{_key('public_url')}={self.public_url!r} is no address: write it as "
+                "https://host or http://host:port."
+            )
         for name in ("redis_port", "api_port", "ui_port"):
             port = getattr(self, name)
             if not 1 <= port <= 65535:

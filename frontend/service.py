@@ -12,11 +12,11 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import dispatch, feedback, images, queues, registry
+from broker import cell, counts, feedback, foreign, images, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, EventId
-from broker.groups import parse_groups
+from broker.foreign import ForeignWorker
 from broker.messages import (
     ChatMessage,
     GenerateRequest,
@@ -24,13 +24,12 @@ from broker.messages import (
     ModelInfo,
     SamplingParams,
     WorkerInfo,
+    ready_prompt,
 )
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
 from frontend import pictures, videos
-
-ADMISSION_S = 0.5
-"""How long models that were found alive are taken to be so; it takes 5 s to count as dead."""
+from frontend.fleet import Fleet
 
 ORPHAN_S = 30.0
 """How long a silent job may lack any live worker of its model before its reader is told."""
@@ -61,8 +60,7 @@ class Service:
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
         self._subscriber = Subscriber(self._redis)
-        self._groups = parse_groups(settings.groups.split())
-        self._live: tuple[list[ModelInfo], float] = ([], 0.0)
+        self.fleet = Fleet(settings, self._once)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
@@ -82,21 +80,32 @@ class Service:
     def models(self) -> list[ModelInfo]:
         """Models that live workers serve, and groups of them, by name."""
         with redis_errors():
-            live = registry.models(self._once)
-        groups = (registry.pool(name, self._members(name, live)) for name in self._groups)
-        return sorted(
-            [info for info in live if info.name not in self._groups]
-            + [group for group in groups if group.workers],
-            key=lambda info: info.name,
-        )
-
-    def _members(self, group: str, live: list[ModelInfo]) -> list[ModelInfo]:
-        return [info for info in live if info.name in self._groups[group]]
+            return self.fleet.models()
 
     def workers(self) -> list[WorkerInfo]:
         """Live workers, by model and id."""
         with redis_errors():
             return registry.workers(self._once)
+
+    def cell_id(self) -> str:
+        """The id of this system among connected ones."""
+        with redis_errors():
+            return cell.cell_id(self._once)
+
+    def register_worker(self, worker: ForeignWorker) -> None:
+        """Take a foreign worker into the fleet, or renew what is known of it."""
+        with redis_errors():
+            foreign.register(self._once, worker)
+
+    def receive_heart_beat(self, address: str, queue_length: int) -> bool:
+        """Note that a foreign worker lives; False when it has to register again."""
+        with redis_errors():
+            return foreign.beat(self._once, address, queue_length)
+
+    def withdraw_worker(self, address: str) -> bool:
+        """Take a foreign worker out of the fleet; False when it was not in it."""
+        with redis_errors():
+            return foreign.withdraw(self._once, address)
 
     def store_image(self, data: bytes, *, param: str | None = None) -> str:
         """Check a picture, store it and return its SHA-256.
@@ -152,21 +161,39 @@ class Service:
         with redis_errors():
             return images.get(self._once, [sha256])[sha256]
 
+    def count_tokens(self, model: str, text: str) -> int:
+        """Tokens of a text as a prompt for a model.
+
+        Raises:
+            ModelNotFound, NoLiveWorker, RequestTooLarge, RedisUnavailable: see `broker.errors`.
+        """
+        with redis_errors():
+            info = self.fleet.find(model, sees=False)
+            return counts.count_tokens(self._once, info.name, text)
+
     def submit(
-        self, model: str, messages: Sequence[ChatMessage], sampling: SamplingParams
+        self,
+        model: str,
+        messages: Sequence[ChatMessage],
+        sampling: SamplingParams,
+        *,
+        path: tuple[str, ...] = (),
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
-        continues the same draw.
+        continues the same draw. `path` has the cells that the request has come through.
 
         Raises:
-            InvalidRequest: no message, an empty last one, too many images, images for a model
-                that takes none.
+            LoopDetected: it has come through this one.
+            InvalidRequest: no message, an empty last one, a ready prompt beside others, too many
+                images, images for a model that takes none.
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
-            info = self._find_model(model, messages)
+            if path:
+                cell.check_path(path, cell.cell_id(self._once))
+            info = self.fleet.find(model, sees=any(message.images for message in messages))
             self._check(info, messages)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
@@ -176,47 +203,15 @@ class Service:
                 messages=tuple(messages),
                 sampling=sampling,
                 created_s=time.time(),
+                path=path,
             )
             self._submitter.submit(request)
         return request
 
-    def _find_model(self, name: str, messages: Sequence[ChatMessage]) -> ModelInfo:
-        """The live model of that name, or the one of that group whose turn it is."""
-        live = self._models_lately()
-        if name in self._groups:
-            return self._choose(name, live, sees=any(message.images for message in messages))
-        found = next((info for info in live if info.name == name), None)
-        return found or registry.find_model(self._once, name)
-
-    def _models_lately(self) -> list[ModelInfo]:
-        """Live models as of at most `ADMISSION_S` ago."""
-        live, seen_s = self._live
-        now = time.monotonic()
-        if not live or now - seen_s > ADMISSION_S:
-            live = registry.models(self._once)
-            self._live = (live, now)
-        return live
-
-    def _choose(self, group: str, live: list[ModelInfo], *, sees: bool) -> ModelInfo:
-        members = self._members(group, live)
-        able = [info for info in members if info.ready and (info.images or not sees)] or members
-        if not able:
-            raise NoLiveWorker(
-                f"No worker for any model of group {group!r} is alive. Start one of: "
-                f"{', '.join(self._groups[group])}.",
-                param="model",
-            )
-        jobs = dispatch.waiting_and_running(self._once, [info.name for info in able])
-        chosen = dispatch.choose(
-            [dispatch.Candidate(info.name, jobs[info.name], info.peak_speed) for info in able],
-            self.settings.dispatch_method,
-        )
-        return next(info for info in able if info.name == chosen.name)
-
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
             raise InvalidRequest("There is no message. Send at least one.", param="messages")
-        if messages[-1].role != "user":
+        if ready_prompt(messages) is None and messages[-1].role != "user":
             raise InvalidRequest(
                 f"The last message is by {messages[-1].role!r}; it must be the user's.",
                 param="messages",
@@ -268,7 +263,7 @@ class Service:
     def _is_served(self, model: str) -> bool:
         try:
             with redis_errors():
-                return any(info.name == model for info in registry.models(self._once))
+                return self.fleet.serves(model)
         except RedisUnavailable:
             return True  # not known: the subscriber decides when to give up on Redis
 

@@ -1,4 +1,8 @@
-"""What is said to all workers at once: a thread that hears `helio:control`."""
+"""What is said to all workers at once: a thread that hears `helio:control`.
+
+It cancels jobs itself; texts are counted in a thread beside it, so that a long one delays no
+cancellation. Whatever is heard, neither thread ends.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import json
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import RedisError
 
-from broker import keys
+from broker import counts, keys
 from workers.worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -26,6 +31,7 @@ def _listen(worker: BatchWorker) -> None:
     pubsub = worker.redis.pubsub(  # type: ignore[no-untyped-call]
         ignore_subscribe_messages=True
     )
+    counting = ThreadPoolExecutor(1, thread_name_prefix="count")
     while True:
         try:
             if not pubsub.subscribed:
@@ -36,11 +42,28 @@ def _listen(worker: BatchWorker) -> None:
             time.sleep(0.5)
             continue
         if message is not None:
-            _obey(worker, message["data"])
+            _obey(worker, counting, message["data"])
 
 
-def _obey(worker: BatchWorker, data: bytes) -> None:
+def _obey(worker: BatchWorker, counting: ThreadPoolExecutor, data: bytes) -> None:
     try:
-        worker.cancel(str(json.loads(data)["cancel"]))
+        command = json.loads(data)
+        if "count" not in command:
+            worker.cancel(str(command["cancel"]))
+        elif command["model"] == worker.queue.name:
+            counting.submit(_count, worker, str(command["count"]))
     except Exception as error:  # whatever a stranger may have published
         log.warning("no command on %s (%s): %.80r", keys.CONTROL, error, data)
+
+
+def _count(worker: BatchWorker, count_id: str) -> None:
+    """Count a text's tokens, unless another worker of the model was first."""
+    count_tokens = getattr(worker.engine, "count_tokens", None)
+    if count_tokens is None:  # an upstream, which has no tokenizer
+        return
+    try:
+        text = counts.take(worker.redis, count_id)
+        if text is not None:
+            counts.answer(worker.redis, count_id, count_tokens(text))
+    except Exception as error:  # whoever asked waits in vain, and is told so
+        log.warning("tokens could not be counted: %s", error)

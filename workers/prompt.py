@@ -3,11 +3,13 @@
 Nobody's words reach the template: it renders placeholders, and only what the template itself wrote
 may become a control token (`<|im_end|>`, `<image>`, `<think>`); see `text_encoder`. For ordinary
 text the ids are those of transformers' `apply_chat_template`. The template is the checkpoint's own
-or one of `workers.templates`. Knows nothing of tensors, and of pictures only where they stand.
+or one of `workers.templates`. A ready prompt is a template's text as a whole, as whoever sent it
+says, unless it is translated. Knows nothing of tensors, and of pictures only where they stand.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +19,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from broker.errors import InvalidRequest
-from broker.messages import ChatMessage, TextPart, VideoPart
-from workers.templates import DEFAULT_MARK, Template, Turn
+from broker.messages import ChatMessage, TextPart, VideoPart, ready_prompt
+from workers.ready import write_ready
+from workers.templates import DEFAULT_MARK, Template, Turn, reading
 from workers.text_encoder import Piece, TextEncoder
+
+log = logging.getLogger(__name__)
 
 FALLBACK_STOP = "\nUser:"
 """Ends an answer of a checkpoint without a chat template, see `_render_plainly`."""
@@ -30,9 +35,13 @@ _PLACEHOLDERS = re.compile("\ue000(\\d+)\ue001")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's ids, in the runs between its pictures: one run more than there are pictures."""
+    """A prompt's ids, in the runs between its pictures: one run more than there are pictures.
+
+    `stop` are texts that end an answer to it, where no control token does.
+    """
 
     runs: tuple[tuple[int, ...], ...]
+    stop: tuple[str, ...] = ()
 
 
 class PromptBuilder:
@@ -56,14 +65,45 @@ class PromptBuilder:
         self._encoder = TextEncoder(tokenizer, image_token)
         self._prefixed = not isinstance(template, str)  # checkpoints' templates write it themselves
         self._wants_parts = image_token is not None and self._takes_parts()
+        self._image_marks = self._find_marks()
         self.stop = self._stop()
 
-    def build(self, messages: tuple[ChatMessage, ...]) -> Prompt:
-        """Render and encode a conversation.
+    def translate(self, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+        """Read a ready prompt back into role messages if another model's template wrote it.
+
+        What it is not read back from, or the checkpoint's own template might have written, stays
+        the ready prompt that it is; so do role messages.
 
         Raises:
-            InvalidRequest: the template does not accept the roles, or drops or adds a picture.
+            InvalidRequest: a ready prompt is not alone.
         """
+        prompt = ready_prompt(messages)
+        found = reading.read(prompt.content) if prompt else None
+        if found is None or self._writes_as(found[0]):
+            return messages
+        log.debug("a ready prompt was read as %s, to be written anew", found[0].name)
+        return found[1]
+
+    def _writes_as(self, template: Template) -> bool:
+        """Whether this checkpoint's turns look as a template writes them."""
+        written = reading.form(template)
+        assert written is not None
+        if self._encoder.has_control(written.user[0] + written.assistant[0]):
+            return True
+        if not isinstance(self._template, str):
+            return self._template == template
+        return self._try_render([_user(_text("\ue000"))]).endswith(written.question("\ue000"))
+
+    def build(self, messages: tuple[ChatMessage, ...]) -> Prompt:
+        """Render and encode a conversation; a ready prompt is only encoded.
+
+        Raises:
+            InvalidRequest: the template does not accept the roles, or drops or adds a picture; a
+                ready prompt is not alone, or has the model's image token in its text.
+        """
+        if ready := ready_prompt(messages):
+            runs = self._encode_ready(self._write_ready(ready))
+            return Prompt(tuple(tuple(run) for run in runs))
         runs = self._encoder.encode(write(messages, self._render_framed), self._prefixed)
         pictures = sum(len(message.images) for message in messages)
         if len(runs) - 1 != pictures:
@@ -72,23 +112,45 @@ class PromptBuilder:
                 f"{pictures} images. Send images in user messages only.",
                 param="messages",
             )
-        return Prompt(tuple(tuple(run) for run in runs))
+        return Prompt(tuple(tuple(run) for run in runs), self.stop)
 
     def text(self, messages: tuple[ChatMessage, ...]) -> str:
         """Render a conversation to what the model reads, each picture as the image token."""
+        if ready := ready_prompt(messages):
+            text = self._write_ready(ready)
+            return self._encoder.prefix * self._lacks_prefix(text) + text
         prefix = self._encoder.prefix if self._prefixed else ""
         return prefix + as_text(write(messages, self._render_framed))
 
+    def count(self, text: str) -> int:
+        """Count the tokens of a text that a template wrote, with what the tokenizer puts before."""
+        runs = self._encode_ready(text)
+        return sum(map(len, runs)) + len(runs) - 1
+
+    def _encode_ready(self, text: str) -> list[list[int]]:
+        """Encode template text, which may have the tokenizer's own prefix already."""
+        return self._encoder.encode([Piece(text)], self._lacks_prefix(text))
+
+    def _lacks_prefix(self, text: str) -> bool:
+        return not text.startswith(self._encoder.prefix)
+
+    def _write_ready(self, ready: ChatMessage) -> str:
+        return self._frame(write_ready(ready.content, self._image_token, self._image_marks))
+
     def end_of_turn(self) -> int | None:
         """Return the id of the control token that the template writes behind an answer, if any."""
-        turns = [
-            {"role": r, "content": [_text(t)]} for r, t in (("user", "a"), ("assistant", "\ue000"))
-        ]
-        try:
-            rendered = self._render(turns, add_generation_prompt=False)
-        except InvalidRequest:
-            return None
+        turns = [_user(_text("a")), {"role": "assistant", "content": [_text("\ue000")]}]
+        rendered = self._try_render(turns, add_generation_prompt=False)
         return self._encoder.control_at(rendered.partition("\ue000")[2])
+
+    def _find_marks(self) -> tuple[str, str]:
+        """Return the control tokens that the checkpoint's template writes beside a picture."""
+        if self._image_token is None:
+            return "", ""
+        turn = _user(_text("\ue000"), {"type": "image"}, _text("\ue001"))
+        between = self._try_render([turn]).partition("\ue000")[2].partition("\ue001")[0]
+        before, found, after = between.partition(self._image_token)
+        return self._encoder.controls_beside(before, after) if found else ("", "")
 
     def _stop(self) -> tuple[str, ...]:
         """Texts that end an answer, where no control token does."""
@@ -99,10 +161,19 @@ class PromptBuilder:
         return (self._template.stop,) if self._template.stop else ()
 
     def _render_framed(self, turns: list[Turn]) -> str:
-        rendered = self._render(turns)
+        return self._frame(self._render(turns))
+
+    def _frame(self, text: str) -> str:
         if not self._image_token:
-            return rendered
-        return rendered.replace(self._image_token, self._image_token.join(self._image_frame))
+            return text
+        return text.replace(self._image_token, self._image_token.join(self._image_frame))
+
+    def _try_render(self, turns: list[Turn], add_generation_prompt: bool = True) -> str:
+        """Render a conversation of ours; empty if the template does not accept it."""
+        try:
+            return self._render(turns, add_generation_prompt)
+        except InvalidRequest:
+            return ""
 
     def _render(self, turns: list[Turn], add_generation_prompt: bool = True) -> str:
         try:
@@ -140,7 +211,7 @@ class PromptBuilder:
         """Whether the checkpoint's template takes a list of parts, or prints it as it is."""
         if not isinstance(self._template, str):
             return False
-        turn = {"role": "user", "content": [_text("a")]}
+        turn = _user(_text("a"))
         try:
             return "'type'" not in self._render_own(self._template, [turn], True)
         except (TemplateError, TypeError):
@@ -203,6 +274,10 @@ def _render_plainly(turns: list[Turn]) -> str:
     """Write a conversation for a checkpoint without a template, as `User: ...` lines."""
     lines = [f"{turn['role'].capitalize()}: {turn['content']}\n" for turn in turns]
     return "".join(lines) + "Assistant:"
+
+
+def _user(*parts: dict[str, Any]) -> Turn:
+    return {"role": "user", "content": list(parts)}
 
 
 def _text(text: str) -> dict[str, str]:

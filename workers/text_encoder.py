@@ -68,6 +68,17 @@ class TextEncoder:
         found = self._control.match(text.lstrip())
         return self._controls[found[0]][0] if found and found[0] in self._controls else None
 
+    def has_control(self, text: str) -> bool:
+        """Whether a control token stands in a text."""
+        return self._control.search(text) is not None
+
+    def controls_beside(self, before: str, after: str) -> tuple[str, str]:
+        """Return the control tokens that the first text ends with, and the second begins with."""
+        some = f"(?:{self._control.pattern})*"
+        ending, beginning = re.search(rf"{some}\Z", before), re.match(some, after)
+        assert ending is not None and beginning is not None
+        return ending[0], beginning[0]
+
     def encode(self, pieces: Iterable[Piece], prefixed: bool = False) -> list[list[int]]:
         """Encode pieces into the runs of ids between pictures.
 

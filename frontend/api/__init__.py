@@ -1,7 +1,9 @@
-"""The OpenAI-compatible HTTP door: a thin translation between HTTP and `frontend.service`.
+"""The HTTP doors: thin translations between HTTP and `frontend.service`.
 
-`app` builds the Flask application, `openai` has the routes, `schemas` and `content` read requests,
-`answer`, `sse` and `client` carry answers back, `errors` turns every failure into OpenAI's error
-object, and `server` runs it all in gunicorn. Importing this package imports neither flask nor
-gevent.
+`app` builds the Flask application. OpenAI's door: `openai` has the routes, `schemas` and `content`
+read requests, `sse` writes streams. The original systems' door: `controller` and `worker` have the
+routes, `control` guards registrations, `registration`, `payload` and `payload_content` read
+requests, `frames` writes streams. For both, `answer` and `client` carry answers back, `errors`
+turns failures into replies, and `server` runs it all in gunicorn. Importing this package imports
+neither flask nor gevent.
 """

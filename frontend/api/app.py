@@ -14,7 +14,10 @@ from broker.settings import Settings
 from frontend.api import errors
 from frontend.api.answer import Answers
 from frontend.api.client import Client
+from frontend.api.control import ControlPlane
+from frontend.api.controller import controller
 from frontend.api.openai import openai
+from frontend.api.worker import worker
 from frontend.service import Service
 
 log = logging.getLogger(__name__)
@@ -28,15 +31,20 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     Args:
         settings: limits and the Redis to use.
         service: the way in, when it is shared with others; a new one by default.
+
+    Raises:
+        ConfigurationError: HELIOGRAPH_WORKER_ADDRESSES does not parse.
     """
     app = Flask("frontend.api")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     service = service or Service(settings)
     app.extensions["heliograph.service"] = service
     app.extensions["heliograph.answers"] = Answers(service)
+    app.extensions["heliograph.control"] = ControlPlane.of(settings)
     app.before_request(_begin)
     app.after_request(_finish)
-    app.register_blueprint(openai)
+    for routes in (openai, controller, worker):
+        app.register_blueprint(routes)
     app.add_url_rule("/health", "health", lambda: _health(service))
     errors.install(app)
     return app

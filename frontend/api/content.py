@@ -120,6 +120,15 @@ def read_data_uri(uri: str, param: str, kind: str = "image") -> bytes:
         raise InvalidImage(
             f"The {kind} must be a data URI of the form {_EXAMPLES[kind]}.", param=param
         )
+    return read_base64(payload, param, kind)
+
+
+def read_base64(payload: str, param: str, kind: str = "image") -> bytes:
+    """Decode plain base64; blanks and line breaks are passed over.
+
+    Raises:
+        InvalidImage: it has other characters, or wrong padding.
+    """
     try:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):

@@ -12,6 +12,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.datastructures import Headers
 
+from broker import cell
 from broker.errors import HeliographError, ModelNotFound
 from broker.messages import GenerateRequest, ModelInfo
 from broker.subscriber import Events
@@ -72,7 +73,8 @@ def chat_completions() -> Response:
     wanted = parse(read_json_body(request))
     service = _service()
     messages = read_messages(wanted, service)
-    job = service.submit(wanted.model, messages, wanted.sampling)
+    path = cell.read_path(request.headers.get(cell.HEADER, ""))
+    job = service.submit(wanted.model, messages, wanted.sampling, path=path)
     g.job_id = job.id
     events = _answers().follow(job, client)
     try:

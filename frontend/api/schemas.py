@@ -28,33 +28,35 @@ MAX_TOKENS = 2**31 - 1
 _SEEDS = 2**63
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Base of what a client sends: types are strict, fields that are not known are ignored."""
+
     model_config = ConfigDict(
         strict=True, extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
 
-class Text(_Strict):
+class Text(Strict):
     """A text part."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(_Strict):
+class ImageUrl(Strict):
     """Where an image or a video is; only data URIs are accepted, which `content` checks."""
 
     url: str
 
 
-class Image(_Strict):
+class Image(Strict):
     """An image part."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class Video(_Strict):
+class Video(Strict):
     """A video part; `video_url` takes a data URI, as images do."""
 
     type: Literal["video_url"]
@@ -65,7 +67,8 @@ def _part_tag(part: Any) -> str:
     return f"<{part.get('type') if isinstance(part, dict) else None}>"
 
 
-def _text_tag(value: Any) -> str:
+def text_tag(value: Any) -> str:
+    """Tell a text from a list, for a field that may be either."""
     return "<text>" if isinstance(value, str) else "<list>"
 
 
@@ -86,23 +89,23 @@ _Bias = Annotated[float, Field(ge=-100, le=100)]
 _DIGITS = re.compile("0|[1-9][0-9]{0,9}")
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn as the client wrote it."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Annotated[str, Tag("<text>")] | _Parts, Discriminator(_text_tag)] | None = (
+    content: Annotated[Annotated[str, Tag("<text>")] | _Parts, Discriminator(text_tag)] | None = (
         None
     )
     tool_calls: Any = None
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """How to stream."""
 
     include_usage: bool | None = None
 
 
-class ChatRequest(_Strict):
+class ChatRequest(Strict):
     """Body of POST /v1/chat/completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -123,9 +126,7 @@ class ChatRequest(_Strict):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
-    stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(_text_tag)] | None = (
-        None
-    )
+    stop: Annotated[Annotated[_Stop, Tag("<text>")] | _Stops, Discriminator(text_tag)] | None = None
     stop_token_ids: Annotated[list[_TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool | None = None
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
@@ -150,7 +151,7 @@ class ChatRequest(_Strict):
             "top_k": max(self.top_k or 0, 0),
             "logit_bias": {int(key): bias for key, bias in (self.logit_bias or {}).items()},
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
-            "seed": None if self.seed is None else _seed(self.seed),
+            "seed": None if self.seed is None else repeatable(self.seed),
             "stop": (self.stop,) if isinstance(self.stop, str) else self.stop,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
@@ -177,8 +178,8 @@ _PASSED_ON = (
 """Fields that mean the same to a worker, and have its default when they are not given."""
 
 
-def _seed(seed: int) -> int:
-    # 0 means "any" to the service; a client that says 0 wants that very seed each time.
+def repeatable(seed: int) -> int:
+    """Map a client's seed to the service's, for which 0 means "any"."""
     return seed % (_SEEDS - 1) or _SEEDS - 1
 
 
@@ -192,7 +193,7 @@ def parse(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0]) from None
+        raise explain(error.errors(include_url=False)[0]) from None
     _refuse_unsupported(request)
     _refuse_contradictions(request)
     return request
@@ -238,7 +239,8 @@ def _unsupported(param: str) -> Unsupported:
     return Unsupported(f"{param} is not supported here yet. Leave it out.", param=param)
 
 
-def _explain(error: ErrorDetails) -> InvalidRequest:
+def explain(error: ErrorDetails) -> InvalidRequest:
+    """Say in a sentence what pydantic found wrong, quoting nothing of it but a number."""
     param = _param(error["loc"])
     kind, said = error["type"], error["msg"]
     if kind == "json_invalid":
@@ -252,7 +254,7 @@ def _explain(error: ErrorDetails) -> InvalidRequest:
             f"{param}.type must be 'text' or 'image_url'; no other content is supported.",
             param=f"{param}.type",
         )
-    if kind == "list_type" and param.endswith(("content", "stop")):
+    if kind == "list_type" and param.endswith(("content", "stop", "prompt")):
         return InvalidRequest(f"{param} must be a string or a list.", param=param)
     sent = error["input"]
     is_number = isinstance(sent, int | float) and abs(sent) < 1e15

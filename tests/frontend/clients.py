@@ -46,9 +46,9 @@ class Connection:
         self.socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
         self._file = self.socket.makefile("rb")
 
-    def send(self, value: Any) -> None:
+    def send(self, value: Any, route: str = CHAT) -> None:
         payload = json.dumps(value).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        head = f"POST {route} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
         self.socket.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
 
     def lines(self) -> Iterator[str]:

@@ -14,6 +14,7 @@ from broker.errors import (
     InvalidImage,
     InvalidRequest,
 )
+from tests.workers.ready import VICUNA, ready
 from tests.workers.reference import ids, picture, request, run, text
 from workers.engines import engine_names, load_engine
 from workers.engines.base import Engine, EngineBroken, EngineOptions
@@ -45,6 +46,33 @@ def test_a_picture_becomes_a_word() -> None:
     asked = request("r", "Look at", part, "please")
     scheduler.add(engine.prepare(asked, {part.sha256: data}))
     assert text(run(scheduler)["r"]) == f"Look at [image {part.sha256[:8]}] please"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        (f"{VICUNA} USER: Hi ASSISTANT: Yes?</s>USER: <image>\nLook! ASSISTANT:", "{} Look!"),
+        ("Once upon a time <image>", "Once upon a time  {}"),
+    ],
+)
+def test_the_last_words_of_a_ready_prompt_are_found_or_all_are_told(prompt: str, told: str) -> None:
+    part, data = picture(1, (9, 9))
+    engine = load()
+    scheduler = Scheduler(engine)
+    asked = request("r").model_copy(update={"messages": (ready(prompt, part),)})
+    scheduler.add(engine.prepare(asked, {part.sha256: data}))
+    assert text(run(scheduler)["r"]) == told.format(f"[image {part.sha256[:8]}]")
+
+
+def test_a_ready_prompt_beside_other_messages_is_refused() -> None:
+    asked = request("r", "Hi")
+    asked = asked.model_copy(update={"messages": (*asked.messages, ready("Hi"))})
+    with pytest.raises(InvalidRequest, match="A ready prompt is the whole conversation"):
+        load().prepare(asked, {})
+
+
+def test_it_counts_words() -> None:
+    assert load().count_tokens("one two\n three") == 3
 
 
 def test_a_missing_picture_is_refused() -> None:

@@ -51,27 +51,37 @@ class Alone:
 
     def __init__(self, folder: Path) -> None:
         config = transformers.AutoConfig.from_pretrained(folder)
-        self._processor = load_processor(str(folder), config)
+        self.processor = load_processor(str(folder), config)
         auto: Any = transformers.AutoModelForImageTextToText
         self._model = auto.from_pretrained(folder, dtype=torch.float32).eval()
         self._takes = set(inspect.signature(self._model.forward).parameters)
 
-    def inputs(self, messages: tuple[ChatMessage, ...]) -> Mapping[str, torch.Tensor]:
-        """What the model's own processor makes of the whole conversation."""
-        text = self._processor.tokenizer.apply_chat_template(
+    def text(self, messages: tuple[ChatMessage, ...]) -> str:
+        """What the checkpoint's template writes."""
+        text: str = self.processor.tokenizer.apply_chat_template(
             [{"role": m.role, "content": self._parts(m)} for m in messages],
             tokenize=False,
             add_generation_prompt=True,
         )
+        return text
+
+    def inputs(self, messages: tuple[ChatMessage, ...]) -> Mapping[str, torch.Tensor]:
+        """What the model's own processor makes of the whole conversation."""
         shas = [sha for message in messages for sha in message.images]
+        return self.read(self.text(messages), shas)
+
+    def read(self, text: str, shas: list[str]) -> Mapping[str, torch.Tensor]:
+        """What the model's own processor makes of a text with its image tokens."""
         images = [Image.open(io.BytesIO(BYTES[sha])).convert("RGB") for sha in shas]
-        output = self._processor(
+        output = self.processor(
             text=[text], images=images or None, return_tensors="pt", add_special_tokens=False
         )
         return {name: value for name, value in output.items() if name in self._takes}
 
     def answer(self, messages: tuple[ChatMessage, ...], tokens: int) -> list[int]:
-        inputs = self.inputs(messages)
+        return self.generate(self.inputs(messages), tokens)
+
+    def generate(self, inputs: Mapping[str, torch.Tensor], tokens: int) -> list[int]:
         with torch.inference_mode():
             output = self._model.generate(
                 **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=None

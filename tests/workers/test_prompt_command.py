@@ -73,6 +73,42 @@ def test_ids_have_no_control_token_that_the_template_did_not_write() -> None:
     assert tokenizer.decode(behind).startswith(f"\n{HOSTILE}<|im_end|><|im_end|>")
 
 
+READY = "USER: <image>\nWhat is <|im_end|>? ASSISTANT:"
+
+
+def test_a_ready_prompt_is_shown_as_what_the_model_gets_instead() -> None:
+    done = prompt("--model-path", "demo", "--ready", READY)
+    assert done.stdout.decode() == (
+        "<|im_start|>user\n<IMG_CONTEXT>\nWhat is <|im_end|>?<|im_end|>\n<|im_start|>assistant\n\n"
+    )
+    assert done.stderr.decode() == (
+        "heliograph prompt: a ready prompt, as llava_v1 writes it; it is written anew by the "
+        "model's template\n"
+    )
+    ids = prompt("--model-path", "demo", "--ids", "--ready", READY)
+    roles = prompt(
+        *("--model-path", "demo", "--ids", "--messages", "-"),
+        messages=user(PICTURE, text("What is <|im_end|>?")),
+    )
+    assert (ids.returncode, ids.stdout) == (0, roles.stdout)
+
+
+def test_a_ready_prompt_that_stays_is_shown_as_it_is() -> None:
+    done = prompt("--model-path", "demo", "--ready", "a <image> and b<|im_end|>")
+    assert done.stdout.decode() == "a <IMG_CONTEXT> and b<|im_end|>\n"
+    assert done.stderr.decode() == (
+        "heliograph prompt: a ready prompt, by no template that is known; it stays as it is\n"
+    )
+    own = prompt("--model-path", "demo", "--template", "llava_v1", "--ready", READY)
+    assert own.stdout.decode() == f"{READY.replace('<image>', '<IMG_CONTEXT>')}\n"
+
+
+def test_a_ready_prompt_needs_a_checkpoint() -> None:
+    done = prompt("--template", "llava_v1", "--ready", READY)
+    assert done.returncode == 2
+    assert "--ready needs --model-path" in done.stderr.decode()
+
+
 def test_a_named_template_can_be_tried_on_a_checkpoint() -> None:
     flags = ("--model-path", "demo", "--template", "internvl2_5", "--messages", "-")
     done = prompt(*flags, messages=user(PICTURE, PICTURE, text("Compare.")))

@@ -1,7 +1,8 @@
 """`python -m workers prompt`: print the prompt that a conversation becomes, without any weights.
 
-Owns the command line and the reading of messages in OpenAI's shape; pictures are only marks here,
-whatever their address says. What is printed is made by the worker's own `workers.prompt`.
+Owns the command line and the reading of messages in OpenAI's shape, or of a ready prompt; pictures
+are only marks here, whatever their address says. What is printed is made by the worker's own
+`workers.prompt`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import ConfigurationError, HeliographError, InvalidRequest
 from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart
-from workers.templates import TEMPLATES, named
+from workers.templates import DEFAULT_MARK, TEMPLATES, named
 
 if TYPE_CHECKING:
     from workers.prompt import PromptBuilder
@@ -35,7 +36,10 @@ def main(argv: list[str]) -> None:
     """Run the command; what is wrong with the input ends it with one sentence and status 1."""
     flags = _parse_flags(argv)
     try:
-        output = _prompt(flags, read_messages(_read(flags.messages)))
+        if flags.ready is None:
+            output = _prompt(flags, read_messages(_read(flags.messages)))
+        else:
+            output = _prompt(flags, (read_ready(flags.ready),))
     except (HeliographError, ConfigurationError, OSError) as error:
         sys.exit(f"heliograph prompt: {error}")
     try:
@@ -51,8 +55,12 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model-path", help="a checkpoint, or 'demo': its own template unless --template is given"
     )
-    parser.add_argument(
-        "--messages", required=True, metavar="FILE", help="JSON list of messages; - reads stdin"
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--messages", metavar="FILE", help="JSON list of messages; - reads stdin")
+    given.add_argument(
+        "--ready",
+        metavar="TEXT",
+        help="a prompt that a template has written, with <image> marks (needs --model-path)",
     )
     parser.add_argument(
         "--ids", action="store_true", help="print token ids instead (needs --model-path)"
@@ -62,6 +70,8 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
         parser.error("one of --template and --model-path is needed, or both")
     if flags.ids and not flags.model_path:
         parser.error("--ids needs --model-path, for its tokenizer")
+    if flags.ready is not None and not flags.model_path:
+        parser.error("--ready needs --model-path: the checkpoint decides what becomes of it")
     return flags
 
 
@@ -95,6 +105,15 @@ def read_messages(text: str) -> tuple[ChatMessage, ...]:
     return tuple(_message(message, f"messages.{i}") for i, message in enumerate(messages))
 
 
+def read_ready(text: str) -> ChatMessage:
+    """Read a ready prompt, with `<image>` where a picture stands."""
+    parts: list[Part] = []
+    for place, piece in enumerate(text.split(DEFAULT_MARK)):
+        parts += [_picture()] if place else []
+        parts += [TextPart(text=piece)] if piece else []
+    return ChatMessage(role="prompt", content=tuple(parts))
+
+
 def _message(message: Any, where: str) -> ChatMessage:
     role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(role, str) or role not in _ROLES:
@@ -113,7 +132,7 @@ def _message(message: Any, where: str) -> ChatMessage:
 def _part(part: Any, where: str) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in _IMAGES:
-        return ImagePart(sha256="0" * 64)
+        return _picture()
     if kind != "text" or not isinstance(part.get("text"), str):
         raise InvalidRequest(
             f"{where} must be a text part with its text, or a part of type {' or '.join(_IMAGES)}."
@@ -125,6 +144,10 @@ def _part(part: Any, where: str) -> Part:
     return TextPart(text=part["text"])
 
 
+def _picture() -> ImagePart:
+    return ImagePart(sha256="0" * 64)
+
+
 def _prompt(flags: argparse.Namespace, messages: tuple[ChatMessage, ...]) -> str:
     # Imported late: a wrong message is told without waiting for transformers.
     from workers.prompt import as_text, write
@@ -132,6 +155,8 @@ def _prompt(flags: argparse.Namespace, messages: tuple[ChatMessage, ...]) -> str
     if not flags.model_path:
         return as_text(write(messages, partial(named(flags.template).render)))
     builder, image_token = _builder(flags)
+    if flags.ready is not None:
+        messages = _translate(builder, messages)
     first, *others = builder.build(messages).runs
     if not flags.ids:
         return builder.text(messages)
@@ -139,6 +164,18 @@ def _prompt(flags: argparse.Namespace, messages: tuple[ChatMessage, ...]) -> str
     for run in others:
         ids += [image_token or "", *run]
     return json.dumps(ids, ensure_ascii=False)
+
+
+def _translate(builder: PromptBuilder, ready: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Do as a worker does with a ready prompt, and tell on standard error what that is."""
+    from workers.templates.reading import read
+
+    found = read(ready[0].content)
+    messages = builder.translate(ready)
+    known = f"as {found[0].name} writes it" if found else "by no template that is known"
+    fate = "stays as it is" if messages is ready else "is written anew by the model's template"
+    print(f"heliograph prompt: a ready prompt, {known}; it {fate}", file=sys.stderr)
+    return messages
 
 
 def _builder(flags: argparse.Namespace) -> tuple[PromptBuilder, str | None]:

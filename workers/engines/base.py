@@ -109,8 +109,8 @@ class Sampled:
 class Engine(Protocol):
     """Computes tokens for up to `slots` sequences at once.
 
-    `prepare` apart, all is called from one thread; `prepare` may run beside them in others. Any of
-    them may raise `EngineBroken`; whatever else is raised concerns one request.
+    `prepare` and `count_tokens` apart, all is called from one thread; these two may run beside them
+    in others. Any may raise `EngineBroken`; whatever else is raised concerns one request.
     """
 
     name: str
@@ -137,6 +137,10 @@ class Engine(Protocol):
             InvalidImage: a picture is missing, damaged or over a limit.
             InvalidRequest: the model cannot take this conversation.
         """
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Count the tokens of a text as a prompt: as a template wrote it, and what comes before."""
         ...
 
     def admit(self, sequence: Sequence) -> bool:

@@ -24,11 +24,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from broker.errors import ConfigurationError, InvalidRequest
-from broker.messages import GenerateRequest, TextPart, pictures
+from broker.messages import ChatMessage, GenerateRequest, TextPart, pictures, ready_prompt
 from workers.detokenize import Detokenizer
 from workers.engines.base import Batch, EngineBroken, EngineOptions, Loading, Sampled
 from workers.images import load_image
 from workers.sequence import Sequence, answer_room
+from workers.templates.reading import read
 
 _END = 0
 _WORD = re.compile(r"\s*\S+|\s+")
@@ -96,8 +97,9 @@ class EchoEngine:
             )
         for sha256 in dict.fromkeys(request.images):
             load_image(images.get(sha256, b""), self._max_image_pixels)
-        words = _answer_words(request)
-        texts = (message.text for message in request.messages)
+        messages = _conversation(request)
+        words = _answer_words(messages)
+        texts = (message.text for message in messages)
         prompt_tokens = sum(len(text.split()) for text in texts) + len(request.images)
         sequence = Sequence(
             request_id=request.id,
@@ -112,6 +114,10 @@ class EchoEngine:
         )
         sequence.resume(resume_ids)
         return sequence
+
+    def count_tokens(self, text: str) -> int:
+        """See `Engine.count_tokens`; a word is a token."""
+        return len(text.split())
 
     def admit(self, sequence: Sequence) -> bool:
         """See `Engine.admit`; an echo needs no room."""
@@ -153,9 +159,18 @@ class EchoEngine:
             time.sleep(self._busy_until_s - now)
 
 
-def _answer_words(request: GenerateRequest) -> list[str]:
+def _conversation(request: GenerateRequest) -> tuple[ChatMessage, ...]:
+    """The request's messages; a ready prompt is read back, or else is all the user's words."""
+    prompt = ready_prompt(request.messages)
+    if prompt is None:
+        return request.messages
+    found = read(prompt.content)
+    return found[1] if found else (ChatMessage(role="user", content=prompt.content),)
+
+
+def _answer_words(messages: tuple[ChatMessage, ...]) -> list[str]:
     """Split the last user message into words, a picture being `[image 1a2b3c4d]`."""
-    asked = [message for message in request.messages if message.role == "user"]
+    asked = [message for message in messages if message.role == "user"]
     content = asked[-1].content if asked else ()
     text = ""
     for part in content:

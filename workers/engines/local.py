@@ -92,6 +92,10 @@ class LocalEngine:
         """See `Engine.prepare`."""
         return self._preparer.prepare(request, images, resume_ids)
 
+    def count_tokens(self, text: str) -> int:
+        """See `Engine.count_tokens`."""
+        return self._preparer.count_tokens(text)
+
     @_noticing_broken_device()
     def admit(self, sequence: Sequence) -> bool:
         """See `Engine.admit`."""

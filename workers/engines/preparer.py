@@ -46,8 +46,11 @@ class Preparer:
         self, request: GenerateRequest, images: Mapping[str, bytes], resume_ids: tuple[int, ...]
     ) -> Sequence:
         """See `Engine.prepare`."""
+        messages = self._prompts.translate(request.messages)
+        request = request.model_copy(update={"messages": messages})
         pixels = self._load_pictures(request, images)
-        ids, spans = _join(self._prompts.build(request.messages), pixels, self._image_id)
+        prompt = self._prompts.build(messages)
+        ids, spans = _join(prompt, pixels, self._image_id)
         if not ids:
             raise InvalidRequest("The conversation is empty.", param="messages")
         sampling = request.sampling
@@ -60,7 +63,7 @@ class Preparer:
             max_tokens=answer_room(len(ids), sampling.max_tokens, self._context_length),
             eos_ids=self._eos_ids,
             detokenizer=Detokenizer(
-                self._decode, (*sampling.stop, *self._prompts.stop), sampling.min_tokens
+                self._decode, (*sampling.stop, *prompt.stop), sampling.min_tokens
             ),
             payload=self._placement.lay_out(ids, spans),
             joints=self._placement.joints(spans),
@@ -68,6 +71,10 @@ class Preparer:
         )
         sequence.resume(resume_ids)
         return sequence
+
+    def count_tokens(self, text: str) -> int:
+        """See `Engine.count_tokens`."""
+        return self._prompts.count(text)
 
     def _check_ids(self, param: str, ids: Iterable[int]) -> None:
         """Refuse ids that the model has no logits for."""

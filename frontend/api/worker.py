@@ -1,0 +1,176 @@
+"""The worker's routes of LLaVA, InternVL and FastChat: their frontends stream answers from here.
+
+A request that can be read is answered with status 200, as these clients expect; what goes wrong is
+an object with a sentence and an error code. What a payload means is `payload`'s and
+`payload_content`'s to say, and how an answer is framed `frames`'.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, current_app, g, request
+from pydantic_core import from_json
+
+from broker import cell
+from broker.errors import HeliographError, InvalidRequest, NoLiveWorker
+from broker.messages import GenerateRequest
+from frontend.api.answer import Answers, whole
+from frontend.api.body import read_json_body
+from frontend.api.client import Client, ClientGone
+from frontend.api.errors import Unsupported, unexpected
+from frontend.api.frames import Chunks, failure, frame, outcome, stream
+from frontend.api.payload import Payload, read_payload
+from frontend.api.payload_content import read_prompt
+from frontend.service import Service
+
+worker = Blueprint("worker", __name__)
+
+STREAM_TYPE = "application/octet-stream"
+"""Readers that decode by the declared type must find none to decode by: they split at bytes."""
+
+UNKNOWN_LENGTH = 2**20
+"""Told of a model whose server does not say how much it holds; that server refuses what is more."""
+
+CONVERSATION = {
+    "name": "vicuna_v1.1",
+    "system_template": "{system_message}",
+    "system_message": "",
+    "roles": ["USER", "ASSISTANT"],
+    "messages": [],
+    "offset": 0,
+    "sep_style": 2,
+    "sep": " ",
+    "sep2": "</s>",
+    "stop_str": None,
+    "stop_token_ids": None,
+}
+"""How FastChat's server shall write a conversation: in a form that our workers read back."""
+
+
+def _service() -> Service:
+    service: Service = current_app.extensions["heliograph.service"]
+    return service
+
+
+@worker.post("/worker_generate_stream")
+def generate_stream() -> Response:
+    """Answer a prompt in chunks, each with the text so far."""
+    client = Client(request.environ)
+    value = _object()
+    try:
+        payload, job = _submit(value)
+    except Exception as error:
+        return Response(frame(_failed(error)), mimetype=STREAM_TYPE)
+    events = _answers().follow(job, client)
+    chunks = Chunks(payload.echoed, outcome=payload.tells_outcome)
+    response = Response(stream(events, chunks, job.id), mimetype=STREAM_TYPE)
+    response.headers["X-Accel-Buffering"] = "no"
+    response.call_on_close(events.close)
+    return response
+
+
+@worker.post("/worker_generate")
+def generate() -> Response:
+    """Answer a prompt at once (FastChat's)."""
+    client = Client(request.environ)
+    value = _object()
+    try:
+        payload, job = _submit(value)
+        answer = whole(_answers().follow(job, client))
+    except ClientGone:
+        return Response(status=499)
+    except Exception as error:
+        return _json(_failed(error))
+    text = payload.echoed + answer.text
+    return _json({"text": text, "error_code": 0, **outcome(answer.end)})
+
+
+def _answers() -> Answers:
+    answers: Answers = current_app.extensions["heliograph.answers"]
+    return answers
+
+
+def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest]:
+    payload, service = read_payload(value), _service()
+    said = cell.read_path(request.headers.get(cell.HEADER, ""))
+    path = tuple(dict.fromkeys((*said, *(payload.heliograph_path or ()))))
+    messages = read_prompt(payload, service)
+    job = service.submit(payload.model, messages, payload.sampling, path=path)
+    g.job_id = job.id
+    return payload, job
+
+
+@worker.post("/worker_get_conv_template")
+def conv_template() -> Response:
+    """How to write a conversation as a prompt (FastChat's); the same for all models."""
+    return _json({"conv": CONVERSATION})
+
+
+@worker.post("/model_details")
+def model_details() -> Response:
+    """How many tokens a model holds (FastChat's)."""
+    wanted = _object()
+    try:
+        return _json({"context_length": _context_length(_text(wanted, "model"))})
+    except HeliographError as error:
+        return _json(_failed(error))
+
+
+def _context_length(model: str) -> int:
+    for info in _service().models():
+        if info.name == model and info.ready:
+            return info.context_length or UNKNOWN_LENGTH
+    raise NoLiveWorker(f"No worker that is ready serves model {model[:256]!r}.", param="model")
+
+
+@worker.post("/count_token")
+def count_token() -> Response:
+    """How many tokens a prompt has (FastChat's)."""
+    wanted = _object()
+    try:
+        model, prompt = _text(wanted, "model"), _text(wanted, "prompt")
+        return _json({"count": _service().count_tokens(model, prompt), "error_code": 0})
+    except HeliographError as error:
+        return _json({"count": 0, **_failed(error)})
+
+
+@worker.post("/worker_get_embeddings")
+def embeddings() -> Response:
+    """Refuse: no worker computes embeddings."""
+    refusal = Unsupported(
+        "Embeddings are not offered here. Ask a server that has a model for them."
+    )
+    return _json(_failed(refusal))
+
+
+def _object() -> dict[str, Any]:
+    """The body of the request.
+
+    Raises:
+        InvalidRequest: it is no JSON object; see `body` for what else may be wrong with it.
+    """
+    try:
+        value = from_json(read_json_body(request))
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be one JSON object.")
+    return value
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    text = value.get(name)
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{name} is required: a string.", param=name)
+    return text
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    body = error.body if isinstance(error, HeliographError) else unexpected(error)
+    return failure(body, g.job_id)
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(json.dumps(value), mimetype="application/json")
