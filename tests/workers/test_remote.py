@@ -11,7 +11,7 @@ import pytest
 from broker import channel, registry
 from broker.errors import ErrorBody, NoLiveWorker
 from broker.events import Claim, Delta, End, Event, Failed
-from broker.messages import ChatMessage, GenerateRequest, SamplingParams
+from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from frontend.service import Service
 from tests.pictures import scene
 from tests.scripted import Answer, Exchange, Scripted, scripted
@@ -237,6 +237,27 @@ def test_what_the_upstream_is_asked(near: Stack, upstream: Scripted, service: Se
     assert exchange.headers["Authorization"] == "Bearer secret"
     cell = near.redis.get("helio:cell")
     assert isinstance(cell, bytes) and exchange.headers["X-Heliograph-Path"] == cell.decode()
+
+
+def test_a_ready_prompt_is_read_back_for_the_upstream(
+    near: Stack, upstream: Scripted, service: Service
+) -> None:
+    upstream.answers[CHAT] = streams(event("fine", "stop"), b"data: [DONE]\n\n")
+    remote_worker(near, upstream.url)
+    told = TextPart(text="Be brief. USER: Hello ASSISTANT: Hi!</s>USER: And now? ASSISTANT:")
+    prompt = ChatMessage(role="prompt", content=(told,))
+    asked = service.submit("echo", [prompt], SamplingParams())
+    assert answer(service, asked)[0] == "fine"
+    (exchange,) = upstream.asked(CHAT)
+    assert exchange.body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": "And now?"},
+    ]
+    raw = ChatMessage(role="prompt", content=(TextPart(text="Once upon a time"),))
+    error = failure(service, service.submit("echo", [raw], SamplingParams()))
+    assert (error.status, error.param) == (400, "prompt")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,16 @@ import httpx2
 from broker import cell
 from broker.errors import ErrorBody, InvalidRequest, RemoteError, UpstreamFailed
 from broker.events import FinishReason, Likely, TokenLogprob, Usage
-from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart, VideoPart
+from broker.messages import (
+    ChatMessage,
+    GenerateRequest,
+    SamplingParams,
+    TextPart,
+    VideoPart,
+    ready_prompt,
+)
 from workers.engines.base import Piece, UpstreamBusy
+from workers.templates import reading
 
 MAX_LINE = 4 * 2**20
 """Bytes of one event; a server that sends more at a time is not one that we know."""
@@ -43,14 +51,14 @@ _PLAIN = {
 def request_body(
     model: str, request: GenerateRequest, images: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """Write the body of a streamed request.
+    """Write the body of a streamed request; a ready prompt is read back into messages.
 
     Raises:
-        InvalidRequest: it is a ready prompt, which the route does not take.
+        InvalidRequest: it is a ready prompt that no known template wrote.
     """
     return {
         "model": model,
-        "messages": [_message(message, images) for message in request.messages],
+        "messages": [_message(message, images) for message in _messages(request)],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_sampling(request.sampling),
@@ -73,13 +81,21 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
     return fields
 
 
-def _message(message: ChatMessage, images: Mapping[str, bytes]) -> dict[str, Any]:
-    if message.role == "prompt":
+def _messages(request: GenerateRequest) -> tuple[ChatMessage, ...]:
+    prompt = ready_prompt(request.messages)
+    if prompt is None:
+        return request.messages
+    found = reading.read(prompt.content)
+    if found is None:
         raise InvalidRequest(
-            "This model's server takes conversations, not ready prompts in its template's form. "
-            "Send messages with roles.",
+            "This model's server takes conversations, and the prompt is in no known template's "
+            "form. Send messages with roles.",
             param="prompt",
         )
+    return found[1]
+
+
+def _message(message: ChatMessage, images: Mapping[str, bytes]) -> dict[str, Any]:
     if not message.images:
         return {"role": message.role, "content": message.text}
     parts = [each for part in message.content for each in _parts(part, images)]
