@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
+import openai
 import pytest
 
 from broker import registry
@@ -16,10 +18,12 @@ from broker.events import Delta, End, Event, Failed
 from broker.messages import SamplingParams
 from frontend import service as service_module
 from frontend.service import Service
+from tests.frontend.clients import data_uri, image_message, official
 from tests.pictures import scene
 from tests.stack import Process, Stack, embedded_valkey, until
 from tests.workers.test_worker import answer, ask, deltas, running, say
 
+DEMO = "heliograph-demo"
 SLOW = "tokens_per_s=20&tokens=400"
 
 
@@ -50,8 +54,11 @@ def connect(cells: list[Cell], model: str) -> None:
     """Let each cell but the last have the next one compute."""
     for above, below in reversed(list(pairwise(cells))):
         below.address = below.stack.api()
-        flags = ("--engine", "remote", "--model-name", model, "--upstream", below.address)
-        above.stack.worker(*flags)
+        above.stack.worker(*remote_flags(model, below.address))
+
+
+def remote_flags(model: str, upstream: str) -> tuple[str, ...]:
+    return ("--engine", "remote", "--model-name", model, "--upstream", upstream)
 
 
 @pytest.fixture
@@ -72,6 +79,41 @@ def test_a_picture_is_seen_three_levels_down(cells: list[Cell], service: Service
     text, end = answer(service, asked)
     assert "blue" in text.lower()
     assert end.usage.prompt_tokens > 90
+
+
+def test_cells_that_registered_as_workers_serve_the_parents_users(cells: list[Cell]) -> None:
+    """As the originals' controllers do: without heartbeats, and without a status."""
+    cells[2].stack.worker()
+    for cell in cells:
+        cell.address = cell.stack.api()
+    for above, below in pairwise(cells):
+        above.stack.start("bridge", "workers", "bridge")
+        body = {"worker_name": below.address, "check_heart_beat": False, "worker_status": None}
+        reply = httpx.post(f"{above.address}/register_worker", json=body)
+        assert (reply.status_code, reply.json()) == (200, None)
+    until(lambda: models(cells[0]) == ["heliograph-demo"], "the model came up to the top", 60)
+    address = httpx.post(f"{cells[0].address}/get_worker_address", json={"model": DEMO}).json()
+    assert address == {"address": cells[0].address}
+    picture = data_uri(scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160))))
+    body = image_message(picture, text="What colour is the square?")
+    done = official(cells[0].address).chat.completions.create(
+        model=DEMO,
+        messages=body,
+        temperature=0,  # type: ignore[arg-type]
+    )
+    assert "blue" in (done.choices[0].message.content or "").lower()
+    # In a circle now: the bottom is told to have the top compute as well.
+    cells[2].stack.worker(*remote_flags(DEMO, cells[0].address))
+    kill(cells[2].stack.processes[0])
+    until(lambda: len(registry.workers(cells[2].stack.redis)) == 1, "only the circle is left")
+    with pytest.raises(openai.APIStatusError) as raised:
+        official(cells[0].address).chat.completions.create(model=DEMO, messages=body)  # type: ignore[arg-type]
+    assert (raised.value.status_code, raised.value.code) == (508, "loop_detected")
+
+
+def models(cell: Cell) -> list[str]:
+    names: list[str] = httpx.post(f"{cell.address}/list_models").json()["models"]
+    return names
 
 
 def test_a_cancelled_request_ends_on_all_levels(cells: list[Cell], service: Service) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from broker import channel, registry
 from broker.errors import ErrorBody, NoLiveWorker
-from broker.events import Claim, Delta, End, Event, Failed
+from broker.events import Claim, Delta, End, Event, Failed, TokenLogprob
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from frontend.service import Service
 from tests.pictures import scene
@@ -67,7 +67,7 @@ def test_answers_come_from_the_upstream_with_its_usage(
     assert (text, end.finish_reason) == ("one two", "length")
 
 
-def test_a_picture_is_seen_by_the_upstream(near: Stack, far: Stack, service: Service) -> None:
+def test_pictures_and_probabilities_pass_through(near: Stack, far: Stack, service: Service) -> None:
     far.worker()
     remote_worker(near, far.api(), "--model-name", "shapes", "--upstream-model", "heliograph-demo")
     picture = service.store_image(
@@ -80,19 +80,18 @@ def test_a_picture_is_seen_by_the_upstream(near: Stack, far: Stack, service: Ser
     ):
         asked = service.submit("shapes", say(question, picture), greedy)
         assert expected in answer(service, asked)[0].lower()
+    sampling = SamplingParams(temperature=0.0, logprobs=2)
+    near_rows = logprobs(service, service.submit("shapes", say("Hello"), sampling))
+    direct = Service(far.settings())
+    far_rows = logprobs(direct, direct.submit("heliograph-demo", say("Hello"), sampling))
+    direct.close()
+    assert len(near_rows) > 3 and all(len(row.top) == 2 for row in near_rows)
+    assert near_rows == far_rows[: len(near_rows)]
 
 
-def test_probabilities_of_tokens_pass_through(near: Stack, far: Stack, service: Service) -> None:
-    far.worker()
-    remote_worker(near, far.api(), "--model-name", "heliograph-demo")
-    told = []
-    for cell in (service, Service(far.settings())):
-        sampling = SamplingParams(temperature=0.0, logprobs=2)
-        asked = cell.submit("heliograph-demo", say("Hello"), sampling)
-        events = [each for each in cell.follow(asked) if isinstance(each, Delta | End)]
-        told.append([row for each in events for row in each.logprobs])
-    assert len(told[0]) > 3 and all(len(row.top) == 2 for row in told[0])
-    assert told[0] == told[1][: len(told[0])]
+def logprobs(service: Service, asked: GenerateRequest) -> list[TokenLogprob]:
+    events = [each for each in service.follow(asked) if isinstance(each, Delta | End)]
+    return [row for each in events for row in each.logprobs]
 
 
 def test_a_cancelled_request_ends_at_the_upstream(
@@ -193,11 +192,34 @@ def refuses(status: int, error: object, **headers: str) -> Answer:
     return lambda exchange: exchange.reply(status, error, **headers)
 
 
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Scripted, Service]]:
+    """A scripted upstream, and a cell whose only worker has it compute."""
+    folder = tmp_path_factory.mktemp("asking")
+    with scripted({"/v1/models": models}) as server, embedded_valkey(folder) as url:
+        stack = Stack(url, folder)
+        remote_worker(stack, server.url, HELIOGRAPH_UPSTREAM_KEY="secret")
+        made = Service(stack.settings())
+        yield stack, server, made
+        made.close()
+        stack.stop()
+
+
 @pytest.fixture
-def upstream() -> Iterator[Scripted]:
-    answers: dict[str, Answer] = {"/v1/models": models}
-    with scripted(answers) as server:
-        yield server
+def upstream(asking: tuple[Stack, Scripted, Service]) -> Scripted:
+    _, server, _ = asking
+    server.seen.clear()
+    return server
+
+
+@pytest.fixture
+def cell(asking: tuple[Stack, Scripted, Service]) -> Stack:
+    return asking[0]
+
+
+@pytest.fixture
+def asker(asking: tuple[Stack, Scripted, Service]) -> Service:
+    return asking[2]
 
 
 CHAT = "/v1/chat/completions"
@@ -209,13 +231,12 @@ def failure(service: Service, asked: GenerateRequest) -> ErrorBody:
     return last.error
 
 
-def test_what_the_upstream_is_asked(near: Stack, upstream: Scripted, service: Service) -> None:
+def test_what_the_upstream_is_asked(cell: Stack, upstream: Scripted, asker: Service) -> None:
     upstream.answers[CHAT] = streams(event("fine", "stop"), b"data: [DONE]\n\n")
-    remote_worker(near, upstream.url, HELIOGRAPH_UPSTREAM_KEY="secret")
     messages = [ChatMessage(role="system", content=say("Be brief.")[0].content), *say("Hello")]
     sampling = SamplingParams(max_tokens=9, temperature=0.5, seed=7, top_k=5, logprobs=0)
-    asked = service.submit("echo", messages, sampling)
-    assert answer(service, asked)[0] == "fine"
+    asked = asker.submit("echo", messages, sampling)
+    assert answer(asker, asked)[0] == "fine"
     (exchange,) = upstream.asked(CHAT)
     assert exchange.body == {
         "model": "echo",
@@ -235,19 +256,16 @@ def test_what_the_upstream_is_asked(near: Stack, upstream: Scripted, service: Se
         "logprobs": True,
     }
     assert exchange.headers["Authorization"] == "Bearer secret"
-    cell = near.redis.get("helio:cell")
-    assert isinstance(cell, bytes) and exchange.headers["X-Heliograph-Path"] == cell.decode()
+    own = cell.redis.get("helio:cell")
+    assert isinstance(own, bytes) and exchange.headers["X-Heliograph-Path"] == own.decode()
 
 
-def test_a_ready_prompt_is_read_back_for_the_upstream(
-    near: Stack, upstream: Scripted, service: Service
-) -> None:
+def test_a_ready_prompt_is_read_back_for_the_upstream(upstream: Scripted, asker: Service) -> None:
     upstream.answers[CHAT] = streams(event("fine", "stop"), b"data: [DONE]\n\n")
-    remote_worker(near, upstream.url)
     told = TextPart(text="Be brief. USER: Hello ASSISTANT: Hi!</s>USER: And now? ASSISTANT:")
     prompt = ChatMessage(role="prompt", content=(told,))
-    asked = service.submit("echo", [prompt], SamplingParams())
-    assert answer(service, asked)[0] == "fine"
+    asked = asker.submit("echo", [prompt], SamplingParams())
+    assert answer(asker, asked)[0] == "fine"
     (exchange,) = upstream.asked(CHAT)
     assert exchange.body["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -256,7 +274,7 @@ def test_a_ready_prompt_is_read_back_for_the_upstream(
         {"role": "user", "content": "And now?"},
     ]
     raw = ChatMessage(role="prompt", content=(TextPart(text="Once upon a time"),))
-    error = failure(service, service.submit("echo", [raw], SamplingParams()))
+    error = failure(asker, asker.submit("echo", [raw], SamplingParams()))
     assert (error.status, error.param) == (400, "prompt")
 
 
@@ -288,16 +306,15 @@ def test_a_ready_prompt_is_read_back_for_the_upstream(
     ],
 )  # fmt: skip
 def test_errors_of_the_upstream_are_told_once(
-    near: Stack, upstream: Scripted, service: Service,
+    upstream: Scripted, asker: Service,
     told: Answer, status: int, code: str, message: str,
 ) -> None:  # fmt: skip
     upstream.answers[CHAT] = told
-    remote_worker(near, upstream.url)
-    error = failure(service, ask(service, "word"))
+    error = failure(asker, ask(asker, "word"))
     assert (error.status, error.code, error.message) == (status, code, message)
 
 
-def test_a_full_upstream_is_asked_again(near: Stack, upstream: Scripted, service: Service) -> None:
+def test_a_full_upstream_is_asked_again(cell: Stack, upstream: Scripted, asker: Service) -> None:
     def full_twice(exchange: Exchange) -> None:
         if len(upstream.asked(CHAT)) < 3:
             exchange.reply(429, {"error": {"message": "full"}}, Retry_After="0.1")
@@ -305,23 +322,21 @@ def test_a_full_upstream_is_asked_again(near: Stack, upstream: Scripted, service
             streams(event("at last", "stop"), b"data: [DONE]\n\n")(exchange)
 
     upstream.answers[CHAT] = full_twice
-    remote_worker(near, upstream.url)
-    asked = ask(service, "word")
-    assert answer(service, asked)[0] == "at last"
-    assert len(upstream.asked(CHAT)) == 3 and len(claims(near, asked)) == 1
+    asked = ask(asker, "word")
+    assert answer(asker, asked)[0] == "at last"
+    assert len(upstream.asked(CHAT)) == 3 and len(claims(cell, asked)) == 1
 
 
 def test_an_answer_that_comes_out_differently_is_not_glued_together(
-    near: Stack, upstream: Scripted, service: Service
+    cell: Stack, upstream: Scripted, asker: Service
 ) -> None:
     def changes_its_mind(exchange: Exchange) -> None:
         streams(event("yes" if len(upstream.asked(CHAT)) == 1 else "no"))(exchange)
 
     upstream.answers[CHAT] = changes_its_mind
-    remote_worker(near, upstream.url)
-    asked = ask(service, "word")
-    assert failure(service, asked).code == "answer_differs"
-    log = channel.read_log(near.redis, asked.id)
+    asked = ask(asker, "word")
+    assert failure(asker, asked).code == "answer_differs"
+    log = channel.read_log(cell.redis, asked.id)
     assert "".join(each.text for each in log if isinstance(each, Delta | End)) == "yes"
 
 
