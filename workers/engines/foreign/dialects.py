@@ -116,7 +116,7 @@ def _common(request: GenerateRequest, max_tokens: int) -> dict[str, Any]:
         "temperature": request.sampling.temperature,
         "top_p": request.sampling.top_p,
         "max_new_tokens": max_tokens,
-        cell.FIELD: cell.write_path(request.path),
+        cell.FIELD: list(request.path),
     }
 
 
