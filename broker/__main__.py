@@ -32,7 +32,7 @@ def up(settings: Settings) -> int:
     check_free(settings.host, settings.ui_port, "HELIOGRAPH_UI_PORT")
     scripts = str(Path(sys.executable).parent)
     os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
-    concurrency = f"redis=1,worker={settings.workers},api=1,ui=1"
+    concurrency = f"redis=1,worker={settings.workers},api=1,ui=1,bridge=1"
     command = ["honcho", "-f", str(PROCFILE), "start", "-c", concurrency]
     os.execvp(command[0], command)
 
