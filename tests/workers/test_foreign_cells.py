@@ -81,6 +81,13 @@ def service(parent: Stack) -> Iterator[Service]:
     made.close()
 
 
+def join(parent: Stack, child: str) -> None:
+    """Register the child, which does not say what it serves; once for all tests."""
+    if not parent.processes:
+        bridge(parent)
+        foreign.register(parent.redis, ForeignWorker(address=child, heartbeats=False))
+
+
 def ask(service: Service, picture: bytes) -> tuple[str, End]:
     sampling = SamplingParams(temperature=0.0, max_tokens=40)
     messages = list(about(service.store_image(picture)))
@@ -90,9 +97,7 @@ def ask(service: Service, picture: bytes) -> tuple[str, End]:
 def test_a_cell_that_registered_serves_the_parents_users(
     parent: Stack, child: str, demo_stack: Stack, service: Service, red_circle: bytes
 ) -> None:
-    bridge(parent)
-    record = ForeignWorker(address=child, heartbeats=False)  # it does not say what it serves
-    foreign.register(parent.redis, record)
+    join(parent, child)
     own = Service(demo_stack.settings())
     (info,) = own.workers()
     await_model(parent, DEMO, info.slots)
@@ -104,12 +109,27 @@ def test_a_cell_that_registered_serves_the_parents_users(
     own.close()
 
 
+def test_a_ready_prompt_goes_through_to_a_cell(
+    parent: Stack, child: str, service: Service, red_circle: bytes
+) -> None:
+    join(parent, child)
+    until(lambda: service.models(), "the model is served", 60)
+    parts = (
+        TextPart(text="USER: "),
+        ImagePart(sha256=service.store_image(red_circle)),
+        TextPart(text=f"\n{QUESTION} ASSISTANT:"),
+    )
+    prompt = [ChatMessage(role="prompt", content=parts)]
+    sampling = SamplingParams(temperature=0.0, max_tokens=3)
+    text, end = answer(service, service.submit(DEMO, prompt, sampling))
+    assert text and end.usage.completion_tokens <= 3
+    assert end.usage.prompt_tokens > 16
+
+
 def test_a_request_is_not_sent_back_to_the_cell_it_came_from(
     parent: Stack, child: str, demo_stack: Stack, service: Service
 ) -> None:
-    if not parent.processes:
-        bridge(parent)
-        foreign.register(parent.redis, ForeignWorker(address=child, heartbeats=False))
+    join(parent, child)
     until(lambda: service.models(), "the model is served", 60)
     came = (cell.cell_id(demo_stack.redis),)
     hello = [message("user", "Hello")]
