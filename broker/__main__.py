@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker import feedback, foreign, logs, registry
-from broker.addresses import AllowList, split_url
+from broker.addresses import AllowList, is_loopback, split_url
 from broker.connection import connect, redis_errors
 from broker.errors import ConfigurationError, HeliographError
 from broker.foreign import ForeignWorker
@@ -102,7 +102,8 @@ def add_foreign(settings: Settings, url: str, heartbeats: bool) -> int:
     Raises:
         InvalidRequest: the URL is none, or its address may not be called.
     """
-    AllowList.parse(settings.worker_addresses).check(*split_url(url))
+    host, port = split_url(url)
+    AllowList.parse(settings.worker_addresses).check(host, port, loopback=is_loopback(host))
     worker = ForeignWorker(address=url, heartbeats=heartbeats, registered_s=time.time())
     with redis_errors():
         foreign.register(connect(settings.url), worker)

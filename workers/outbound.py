@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpcore2
 import httpx2
 
-from broker.addresses import AddressRefused, AllowList
+from broker.addresses import AddressRefused, AllowList, is_loopback
 from broker.errors import UpstreamFailed
 
 CONNECT_S: Final = 3.0
@@ -46,7 +46,10 @@ class AllowedBackend(httpcore2.AsyncNetworkBackend):
                 allowed.
         """
         try:
-            checking = asyncio.to_thread(self._allowed.check, host, port)
+            # A name that comes to stand for loopback is no program of this machine's word.
+            checking = asyncio.to_thread(
+                self._allowed.check, host, port, loopback=is_loopback(host)
+            )
             address = await asyncio.wait_for(checking, timeout)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(f"{host} was not resolved in time") from error

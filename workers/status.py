@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import httpx2
 
+from broker import cell
 from broker.errors import UpstreamFailed
 from workers.outbound import ask
 
 ASK_S: Final = 5.0
 """Longest wait for an answer that needs no computing."""
-CELL_HEADER: Final = "X-Heliograph-Cell"
-SLOTS_HEADER: Final = "X-Heliograph-Slots"
 
 _MAX_SLOTS = 4096
 _MAX_MODELS = 64
@@ -48,8 +47,8 @@ async def ask_status(client: httpx2.AsyncClient, address: str) -> Status:
     return Status(
         models=tuple(dict.fromkeys(names)),
         queue_length=max(0, queue_length),
-        cell=headers.get(CELL_HEADER, ""),
-        slots=_slots(headers.get(SLOTS_HEADER, "")),
+        cell=headers.get(cell.CELL_HEADER, ""),
+        slots=_slots(headers.get(cell.SLOTS_HEADER, "")),
     )
 
 

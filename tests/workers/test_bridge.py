@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -83,6 +86,32 @@ def test_models_of_foreign_workers_are_served_from_their_queues(
         assert list(pool.map(lambda each: answer(service, ask(service, each))[0], texts)) == texts
     assert llava.seen()["most_parallel"] <= 5
     assert len(internvl.seen()["payloads"]) == 1
+
+
+def post(address: str, route: str, body: object) -> Any:
+    reply = httpx.post(f"{address}/{route}", json=body, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return reply
+
+
+def test_a_worker_that_registers_with_the_api_answers_the_apis_clients(stack: Stack) -> None:
+    api, worker = stack.api(), StandIn(stack)
+    bridge(stack)
+    status = {"model_names": [MODEL], "speed": 1, "queue_length": 0}
+    said = {"worker_name": worker.address, "check_heart_beat": True, "worker_status": status}
+    assert post(api, "register_worker", said).json() is None
+    beat = {"worker_name": worker.address, "queue_length": 0}
+    assert post(api, "receive_heart_beat", beat).json() == {"exist": True}
+    await_model(stack)
+    assert post(api, "list_models", None).json() == {"models": [MODEL]}
+    assert post(api, "get_worker_address", {"model": MODEL}).json() == {"address": api}
+    prompt = "A chat. USER: SAY[From theirs to ours to theirs.] ASSISTANT:"
+    payload = {"model": MODEL, "prompt": prompt, "max_new_tokens": 99, "stop": "</s>", "images": []}
+    chunks = post(api, "worker_generate_stream", payload).content.split(b"\0")
+    last = json.loads(chunks[-2])
+    assert last == {"text": f"{prompt}From theirs to ours to theirs.", "error_code": 0}
+    (asked,) = worker.seen()["payloads"]
+    assert asked["prompt"] == prompt
 
 
 def test_an_answer_that_broke_off_goes_on_elsewhere_without_a_repeat(

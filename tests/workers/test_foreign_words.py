@@ -189,6 +189,10 @@ def test_a_frame_of_fastchat_has_usage_and_a_reason() -> None:
     assert split(json.dumps(fields).encode() + b"\0") == [Frame("a", 0, "stop", finishes=True)]
 
 
+def test_empty_frames_only_say_that_the_worker_is_alive() -> None:
+    assert split(b"\0", b"\0", b'{"text": "a"}\0\0') == [Frame("a")]
+
+
 def test_half_characters_of_json_are_replaced() -> None:
     assert split(b'{"text": "a\\ud83d", "error_code": 0}\0') == [Frame("a\ufffd")]
 

@@ -24,7 +24,7 @@ from broker.messages import GenerateRequest
 from workers.engines.base import EngineOptions, Loading, Piece, UpstreamBusy
 from workers.engines.chat_completions import stream_chat
 from workers.engines.foreign import conversations
-from workers.engines.foreign.dialects import Dialect, takes_pictures, write
+from workers.engines.foreign.dialects import Dialect, is_ready, takes_pictures, write
 from workers.engines.foreign.exchange import Excepted, converse, fit
 from workers.engines.foreign.fleet import Fleet, Member
 from workers.outbound import ask, open_client
@@ -205,11 +205,13 @@ class ForeignEngine:
         request: GenerateRequest,
         images: Mapping[str, bytes],
     ) -> AsyncGenerator[Piece]:
-        if dialect == "heliograph":
+        if dialect == "heliograph" and not is_ready(request.messages):
             async with aclosing(self._speak_to_cell(member, request, images)) as pieces:
                 async for piece in pieces:
                     yield piece
             return
+        if dialect == "heliograph":
+            dialect = "fastchat"  # chat routes take no ready prompts, a cell's worker routes do
         call = await write(dialect, request, images, self._max_pixels, member.conversation)
         if member.context_length:
             limited = request.sampling.max_tokens is not None

@@ -116,7 +116,7 @@ def _common(request: GenerateRequest, max_tokens: int) -> dict[str, Any]:
         "temperature": request.sampling.temperature,
         "top_p": request.sampling.top_p,
         "max_new_tokens": max_tokens,
-        cell.FIELD: cell.write_path(request.path),
+        cell.FIELD: list(request.path),
     }
 
 
@@ -149,7 +149,7 @@ def _fastchat(
     request: GenerateRequest, encoded: list[str], conversation: Conversation | None
 ) -> Call:
     ids: list[int] = []
-    if conversation is None or _ready(request.messages):
+    if conversation is None or is_ready(request.messages):
         template = _template(request.model)
         prompt = _prompt(template, request.messages, MARK)
         stop = _stops(request, template)
@@ -180,17 +180,18 @@ def _template(model: str) -> Template:
 
 
 def _stops(request: GenerateRequest, template: Template) -> tuple[str, ...]:
-    own = () if _ready(request.messages) or not template.stop else (template.stop,)
+    own = () if is_ready(request.messages) or not template.stop else (template.stop,)
     return (*own, *request.sampling.stop)
 
 
-def _ready(messages: Sequence[ChatMessage]) -> bool:
+def is_ready(messages: Sequence[ChatMessage]) -> bool:
+    """Whether the conversation is a prompt that a template wrote already."""
     return len(messages) == 1 and messages[0].role == "prompt"
 
 
 def _prompt(template: Template, messages: Sequence[ChatMessage], mark: str) -> str:
     """Write a conversation, or pass on a prompt that is ready."""
-    if _ready(messages):
+    if is_ready(messages):
         return "".join(_written(part, mark) for part in messages[0].content)
     return template.render([_turn(message) for message in messages], mark=mark)
 
@@ -216,7 +217,7 @@ def _turn(message: ChatMessage) -> Turn:
 def _roles(request: GenerateRequest, encoded: list[str]) -> list[dict[str, Any]]:
     """InternVL's conversation: the system message, then user and assistant in turn."""
     messages = request.messages
-    if _ready(messages):
+    if is_ready(messages):
         raise InvalidRequest(
             f"The worker of model {request.model!r} takes conversations, not ready prompts. "
             "Send messages.",

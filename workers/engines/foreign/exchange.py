@@ -143,11 +143,10 @@ class _Answer:
     def _count(self, frame: Frame) -> int:
         """Count tokens: as told, else one a frame but the last, which only ends the stream."""
         before = self._tokens
-        self._tokens = max(before, self._frames)
-        if frame.completion_tokens is not None:
-            self._tokens = max(before, frame.completion_tokens)
+        told = frame.completion_tokens
+        self._tokens = max(before, self._frames) if told is None else told
         self._frames += 1
-        return self._tokens - before
+        return max(0, self._tokens - before)
 
     def _reason(self) -> FinishReason:
         assert self._last is not None

@@ -39,7 +39,7 @@ class Frame:
 
 
 async def frames(parts: AsyncIterator[bytes], max_frames: int) -> AsyncIterator[Frame]:
-    """Take a stream apart.
+    """Take a stream apart; empty frames only say that the worker is alive.
 
     Args:
         parts: bytes as they come.
@@ -49,12 +49,14 @@ async def frames(parts: AsyncIterator[bytes], max_frames: int) -> AsyncIterator[
         UpstreamFailed: it is something else, or ends in the middle of a frame; without a subject.
     """
     held = bytearray()
-    count = 0
+    found, count = False, 0
     async for part in parts:
         searched = len(held)
         held += part
         while (end := held.find(b"\0", searched)) >= 0:
-            yield _parse(bytes(held[:end]))
+            if end:
+                yield _parse(bytes(held[:end]))
+                found = True
             del held[: end + 1]
             searched = 0
             count += 1
@@ -64,7 +66,7 @@ async def frames(parts: AsyncIterator[bytes], max_frames: int) -> AsyncIterator[
             raise UpstreamFailed(f"sent more than {max_frames:,} times, far over the limit")
     if held.strip():
         raise UpstreamFailed("ended its answer in the middle of a word")
-    if not count:
+    if not found:
         raise UpstreamFailed("ended its answer without a word")
 
 
