@@ -13,8 +13,7 @@ from typing import Any
 import redis
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker import keys
-from broker.registry import read_record
+from broker import keys, records
 
 HEARTBEAT_TTL_S = 35
 """LLaVA's and InternVL's workers say that they live every 15 s: two heartbeats may be missed."""
@@ -102,21 +101,7 @@ def withdraw(client: redis.Redis, address: str) -> bool:
 
 def workers(client: redis.Redis) -> list[ForeignWorker]:
     """All live foreign workers, by address; records that cannot be read are passed over."""
-    raw: Any = client.smembers(keys.FOREIGN_WORKERS)
-    addresses = sorted(member.decode(errors="backslashreplace") for member in raw)
-    pipe = client.pipeline(transaction=False)
-    for address in addresses:
-        pipe.hgetall(keys.foreign_worker(address))
-    found = dict(zip(addresses, pipe.execute(raise_on_error=False), strict=True))
-    gone = [address for address, record in found.items() if not record]
-    if gone:
-        client.srem(keys.FOREIGN_WORKERS, *gone)
-    read = (
-        read_record(keys.foreign_worker(address), record, _parse)
-        for address, record in found.items()
-        if record
-    )
-    return [worker for worker in read if worker]
+    return records.read_all(client, keys.FOREIGN_WORKERS, keys.foreign_worker, _parse)
 
 
 def _parse(fields: dict[str, Any]) -> ForeignWorker:

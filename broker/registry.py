@@ -7,24 +7,16 @@ they cannot read.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
 
-from broker import keys
+from broker import keys, records
 from broker.errors import ModelNotFound, NoLiveWorker
 from broker.messages import ModelInfo, WorkerInfo
 from broker.queues import queue_key
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _DOWN = ("unavailable", "failed")
 
@@ -65,45 +57,8 @@ def down(client: redis.Redis) -> list[WorkerInfo]:
 
 
 def _all(client: redis.Redis) -> list[WorkerInfo]:
-    raw_ids: Any = client.smembers(keys.WORKERS)
-    ids = sorted(raw.decode(errors="backslashreplace") for raw in raw_ids)
-    pipe = client.pipeline(transaction=False)
-    for worker_id in ids:
-        pipe.hgetall(keys.worker(worker_id))
-    found = dict(zip(ids, pipe.execute(raise_on_error=False), strict=True))
-    gone = [worker_id for worker_id, record in found.items() if not record]
-    if gone:
-        client.srem(keys.WORKERS, *gone)
-    read = (
-        read_record(keys.worker(worker_id), record, WorkerInfo.model_validate)
-        for worker_id, record in found.items()
-        if record
-    )
-    return sorted((info for info in read if info), key=lambda info: (info.model, info.id))
-
-
-def read_record(
-    key: str, record: dict[bytes, bytes] | Exception, parse: Callable[[dict[str, Any]], T]
-) -> T | None:
-    """Read a hash; one of another version, or of a stranger, is as good as none.
-
-    Args:
-        key: where it stands; it is named once in the log if it cannot be read.
-        record: Redis's reply to HGETALL.
-        parse: makes a record of its fields; raises ValueError or KeyError if it cannot.
-    """
-    try:
-        if isinstance(record, Exception):
-            raise record
-        return parse({field.decode(): value.decode() for field, value in record.items()})
-    except (ValueError, KeyError, ResponseError) as error:
-        _warn_once(key, type(error).__name__)
-        return None
-
-
-@lru_cache(maxsize=1024)
-def _warn_once(key: str, error: str) -> None:
-    log.warning("%s cannot be read (%s): is that worker of another version?", key, error)
+    read = records.read_all(client, keys.WORKERS, keys.worker, WorkerInfo.model_validate)
+    return sorted(read, key=lambda info: (info.model, info.id))
 
 
 def models(client: redis.Redis) -> list[ModelInfo]:

@@ -17,9 +17,9 @@ from flask import Blueprint, Response, current_app, request
 from broker import cell
 from broker.messages import ModelInfo
 from frontend.api.body import read_json_body
+from frontend.api.context import current_service
 from frontend.api.control import ControlPlane
 from frontend.api.registration import HeartBeat, ModelName, Registration, Withdrawal, read
-from frontend.service import Service
 
 controller = Blueprint("controller", __name__)
 
@@ -27,11 +27,6 @@ MAX_CONTROL_BYTES = 64 * 1024
 """Far more than a registration has; it is read before its sender is known."""
 
 _SIZE = re.compile(r"InternVL2-([0-9]+)B")
-
-
-def _service() -> Service:
-    service: Service = current_app.extensions["heliograph.service"]
-    return service
 
 
 def _control() -> ControlPlane:
@@ -45,7 +40,7 @@ def register_worker() -> Response:
     body = _admitted_body()
     wanted = read(Registration, body)
     _control().check_address(wanted.worker_name, request)
-    _service().register_worker(wanted.worker(time.time()))
+    current_service().register_worker(wanted.worker(time.time()))
     return _json(None)
 
 
@@ -53,14 +48,16 @@ def register_worker() -> Response:
 def receive_heart_beat() -> Response:
     """Note that a worker lives; `exist` false tells it to register again."""
     beat = read(HeartBeat, _admitted_body())
-    return _json({"exist": _service().receive_heart_beat(beat.worker_name, beat.queue_length)})
+    return _json(
+        {"exist": current_service().receive_heart_beat(beat.worker_name, beat.queue_length)}
+    )
 
 
 @controller.post("/withdraw_worker")
 def withdraw_worker() -> Response:
     """Forget a worker at once, above all one that sends no heartbeats (no original has this)."""
     gone = read(Withdrawal, _admitted_body())
-    return _json({"exist": _service().withdraw_worker(gone.worker_name)})
+    return _json({"exist": current_service().withdraw_worker(gone.worker_name)})
 
 
 def _admitted_body() -> bytes:
@@ -106,7 +103,7 @@ def get_worker_address() -> Response:
 @controller.post("/worker_get_status")
 def worker_get_status() -> Response:
     """All our workers as if they were one; the headers tell a parent that it is a cell."""
-    service = _service()
+    service = current_service()
     ready = _ready()
     single = [info for info in ready if info.name not in service.fleet.groups]
     response = _json(
@@ -129,7 +126,7 @@ def test_connection() -> Response:
 
 def _ready() -> list[ModelInfo]:
     """Models with a worker that has loaded it; the originals' workers register no sooner."""
-    return [info for info in _service().models() if info.ready]
+    return [info for info in current_service().models() if info.ready]
 
 
 def _names(infos: Iterable[ModelInfo]) -> list[str]:
@@ -147,7 +144,7 @@ def place(name: str) -> tuple[int, int, str]:
 def _public_url() -> str:
     """Our address as others see it: what was set, else what the asker itself called."""
     called = f"{request.scheme}://{request.host}" if request.host else ""
-    return _service().settings.public_url.rstrip("/") or called
+    return current_service().settings.public_url.rstrip("/") or called
 
 
 def _json(value: Any) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import Headers
 
 from broker import cell
@@ -17,10 +17,11 @@ from broker.errors import HeliographError, ModelNotFound
 from broker.messages import GenerateRequest, ModelInfo
 from broker.subscriber import Events
 from frontend.api import sse
-from frontend.api.answer import Answers, Whole, first_news, whole
+from frontend.api.answer import Whole, first_news, whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.content import read_messages
+from frontend.api.context import current_answers, current_service
 from frontend.api.logprobs import logprobs_object
 from frontend.api.schemas import ChatRequest, parse
 from frontend.service import Service
@@ -28,26 +29,16 @@ from frontend.service import Service
 openai = Blueprint("openai", __name__, url_prefix="/v1")
 
 
-def _service() -> Service:
-    service: Service = current_app.extensions["heliograph.service"]
-    return service
-
-
-def _answers() -> Answers:
-    answers: Answers = current_app.extensions["heliograph.answers"]
-    return answers
-
-
 @openai.get("/models")
 def list_models() -> Response:
     """Models that live workers serve."""
-    return _json({"object": "list", "data": [_model(info) for info in _service().models()]})
+    return _json({"object": "list", "data": [_model(info) for info in current_service().models()]})
 
 
 @openai.get("/models/<path:name>")
 def get_model(name: str) -> Response:
     """One of them."""
-    served = _service().models()
+    served = current_service().models()
     for info in served:
         if info.name == name:
             return _json(_model(info))
@@ -71,12 +62,12 @@ def chat_completions() -> Response:
     """Answer a conversation, as one object or as a stream."""
     client = Client(request.environ)
     wanted = parse(read_json_body(request))
-    service = _service()
+    service = current_service()
     messages = read_messages(wanted, service)
     path = cell.read_path(request.headers.get(cell.HEADER, ""))
     job = service.submit(wanted.model, messages, wanted.sampling, path=path)
     g.job_id = job.id
-    events = _answers().follow(job, client)
+    events = current_answers().follow(job, client)
     try:
         return _stream(wanted, job, events) if wanted.stream else _whole(wanted, job, events)
     except ClientGone:
@@ -107,7 +98,7 @@ def _choice(wanted: ChatRequest, answer: Whole) -> dict[str, Any]:
 
 
 def _stream(wanted: ChatRequest, job: GenerateRequest, events: Events) -> Response:
-    service = _service()
+    service = current_service()
     first = first_news(events)
     headers = Headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     if first is None and (ahead := _position(service, job)) is not None:

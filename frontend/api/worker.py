@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 from pydantic_core import from_json
 
 from broker import cell
 from broker.errors import HeliographError, InvalidRequest, NoLiveWorker
 from broker.messages import GenerateRequest
-from frontend.api.answer import Answers, whole
+from frontend.api.answer import whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
+from frontend.api.context import current_answers, current_service
 from frontend.api.errors import Unsupported, unexpected
 from frontend.api.frames import Chunks, failure, frame, outcome, stream
 from frontend.api.payload import Payload, read_payload
 from frontend.api.payload_content import read_prompt
-from frontend.service import Service
 
 worker = Blueprint("worker", __name__)
 
@@ -49,11 +49,6 @@ CONVERSATION = {
 """How FastChat's server shall write a conversation: in a form that our workers read back."""
 
 
-def _service() -> Service:
-    service: Service = current_app.extensions["heliograph.service"]
-    return service
-
-
 @worker.post("/worker_generate_stream")
 def generate_stream() -> Response:
     """Answer a prompt in chunks, each with the text so far."""
@@ -63,7 +58,7 @@ def generate_stream() -> Response:
         payload, job = _submit(value)
     except Exception as error:
         return Response(frame(_failed(error)), mimetype=STREAM_TYPE)
-    events = _answers().follow(job, client)
+    events = current_answers().follow(job, client)
     chunks = Chunks(payload.echoed, outcome=payload.tells_outcome)
     response = Response(stream(events, chunks, job.id), mimetype=STREAM_TYPE)
     response.headers["X-Accel-Buffering"] = "no"
@@ -78,7 +73,7 @@ def generate() -> Response:
     value = _object()
     try:
         payload, job = _submit(value)
-        answer = whole(_answers().follow(job, client))
+        answer = whole(current_answers().follow(job, client))
     except ClientGone:
         return Response(status=499)
     except Exception as error:
@@ -87,13 +82,8 @@ def generate() -> Response:
     return _json({"text": text, "error_code": 0, **outcome(answer.end)})
 
 
-def _answers() -> Answers:
-    answers: Answers = current_app.extensions["heliograph.answers"]
-    return answers
-
-
 def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest]:
-    payload, service = read_payload(value), _service()
+    payload, service = read_payload(value), current_service()
     said = cell.read_path(request.headers.get(cell.HEADER, ""))
     path = tuple(dict.fromkeys((*said, *(payload.heliograph_path or ()))))
     messages = read_prompt(payload, service)
@@ -119,7 +109,7 @@ def model_details() -> Response:
 
 
 def _context_length(model: str) -> int:
-    for info in _service().models():
+    for info in current_service().models():
         if info.name == model and info.ready:
             return info.context_length or UNKNOWN_LENGTH
     raise NoLiveWorker(f"No worker that is ready serves model {model[:256]!r}.", param="model")
@@ -131,7 +121,7 @@ def count_token() -> Response:
     wanted = _object()
     try:
         model, prompt = _text(wanted, "model"), _text(wanted, "prompt")
-        return _json({"count": _service().count_tokens(model, prompt), "error_code": 0})
+        return _json({"count": current_service().count_tokens(model, prompt), "error_code": 0})
     except HeliographError as error:
         return _json({"count": 0, **_failed(error)})
 
