@@ -50,6 +50,7 @@ class Bridge:
         self._client = open_client(AllowList.parse(settings.worker_addresses), ASK_S)
         self._children = Children(lambda model: _command(model, flags))
         self._models: frozenset[str] = frozenset()
+        self._known: frozenset[str] = frozenset()
         self._stop = asyncio.Event()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._next_ask_s: dict[str, float] = {}
@@ -92,8 +93,19 @@ class Bridge:
         if holds != self._holds:
             log.info("this bridge %s", "is at work" if holds else "stands by")
             self._holds = holds
+        if holds:
+            self._note_changes({worker.address: worker for worker in workers})
         self._models = frozenset(model for worker in workers for model in worker.models)
         self._ask(workers)
+
+    def _note_changes(self, workers: dict[str, ForeignWorker]) -> None:
+        """Log who came and who went."""
+        for address in sorted(workers.keys() - self._known):
+            models = ", ".join(workers[address].models) or "models that it will be asked for"
+            log.info("%s registered, with %s", address, models)
+        for address in sorted(self._known - workers.keys()):
+            log.info("%s is registered no more", address)
+        self._known = frozenset(workers)
 
     def _ask(self, workers: Collection[ForeignWorker]) -> None:
         """Ask those who do not say by themselves what they serve, each at its time."""

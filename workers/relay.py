@@ -113,8 +113,7 @@ class Relay:
                 if trouble:
                     log.warning("no jobs are taken: %s", trouble)
                 else:
-                    slots, length = self._upstream.slots, self._upstream.context_length
-                    log.info("jobs are taken: %d at once, of %d tokens", slots, length)
+                    log.info("jobs are taken, %d at once", self._upstream.slots)
             await asyncio.sleep(CHECK_S)
 
     def _start(self, job: RunningJob) -> None:
