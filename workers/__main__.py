@@ -15,13 +15,14 @@ import socket
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from broker import logs
 from broker.connection import connect
 from broker.errors import ConfigurationError
 from broker.messages import WorkerInfo
-from broker.settings import Settings
+from broker.settings import DISPATCH_METHODS, Settings
 from workers.engines import load_engine
 from workers.engines.base import EngineBroken, EngineOptions
 from workers.supervisor import BROKEN, Supervisor
@@ -95,6 +96,12 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         metavar="URL",
         help="with --engine remote: an OpenAI-compatible server that computes (vLLM, SGLang, "
         "another Heliograph); HELIOGRAPH_UPSTREAM_KEY is its API key",
+    )
+    parser.add_argument(
+        "--dispatch-method",
+        default=settings.dispatch_method,
+        choices=DISPATCH_METHODS,
+        help="with --engine foreign: which of its workers gets a request (default: %(default)s)",
     )
     parser.add_argument(
         "--upstream-model", default="", metavar="NAME", help="its name there (default: as here)"
@@ -171,7 +178,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             trust_remote_code=flags.trust_remote_code,
             upstream=flags.upstream,
             upstream_model=flags.upstream_model,
-            settings=settings,
+            settings=replace(settings, dispatch_method=flags.dispatch_method),
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)

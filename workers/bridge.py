@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 
 from redis.exceptions import RedisError
@@ -25,7 +25,7 @@ from broker.addresses import AllowList
 from broker.connection import connect
 from broker.errors import ConfigurationError, UpstreamFailed
 from broker.foreign import ForeignWorker
-from broker.settings import Settings
+from broker.settings import DISPATCH_METHODS, Settings
 from workers import lock
 from workers.children import Children
 from workers.outbound import open_client
@@ -156,7 +156,27 @@ def _parse_flags(argv: list[str]) -> argparse.Namespace:
         metavar="SLOTS",
         help="requests that each foreign worker may get at once (default: 5, as they do)",
     )
+    parser.add_argument(
+        "--dispatch-method",
+        choices=DISPATCH_METHODS,
+        help="which of a model's workers gets a request (default: HELIOGRAPH_DISPATCH_METHOD)",
+    )
     return parser.parse_args(argv)
+
+
+def _passed_on(flags: argparse.Namespace) -> Iterator[str]:
+    """The flags of the processes.
+
+    Raises:
+        ConfigurationError: one is out of range.
+    """
+    limit = flags.limit_model_concurrency
+    if limit is not None:
+        if limit < 1:
+            raise ConfigurationError(f"--limit-model-concurrency {limit} must be at least 1.")
+        yield f"--limit-model-concurrency={limit}"
+    if flags.dispatch_method is not None:
+        yield f"--dispatch-method={flags.dispatch_method}"
 
 
 async def _run(bridge: Bridge) -> None:
@@ -171,10 +191,6 @@ def main(argv: list[str]) -> None:
         flags = _parse_flags(argv)
         settings = Settings.from_environment()
         logs.set_up(settings)
-        limit = flags.limit_model_concurrency
-        if limit is not None and limit < 1:
-            raise ConfigurationError(f"--limit-model-concurrency {limit} must be at least 1.")
-        passed = [] if limit is None else [f"--limit-model-concurrency={limit}"]
-        asyncio.run(_run(Bridge(settings, passed)))
+        asyncio.run(_run(Bridge(settings, tuple(_passed_on(flags)))))
     except ConfigurationError as error:
         sys.exit(f"heliograph bridge: {error}")

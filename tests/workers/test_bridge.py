@@ -226,12 +226,13 @@ def test_a_standby_takes_over_and_no_process_is_left_behind(stack: Stack, servic
 
 def test_a_process_that_dies_is_started_again(stack: Stack, service: Service) -> None:
     start(stack)
-    running = bridge(stack)
-    await_model(stack)
+    running = bridge(stack, "--dispatch-method", "lottery", "--limit-model-concurrency", "3")
+    await_model(stack, slots=3)
     (child,) = children(running)
+    assert child.cmdline()[-2:] == ["--limit-model-concurrency=3", "--dispatch-method=lottery"]
     child.kill()
     until(lambda: any(each.pid != child.pid for each in children(running)), "another one")
-    await_model(stack)
+    await_model(stack, slots=3)
     assert answer(service, ask(service, "again"))[0] == "again"
 
 
