@@ -24,13 +24,14 @@ from broker.errors import ConfigurationError
 from broker.messages import WorkerInfo
 from broker.settings import DISPATCH_METHODS, Settings
 from workers.engines import load_engine
-from workers.engines.base import EngineBroken, EngineOptions
+from workers.engines.base import EngineBroken, EngineOptions, UpstreamOptions
 from workers.supervisor import BROKEN, Supervisor
 from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
 DEFAULT_SLOTS = {"local": 16, "echo": 256, "remote": 64, "foreign": 5}
+UPSTREAMS = ("remote", "foreign")
 COMMANDS = {
     "bridge": "workers.bridge",
     "prompt": "workers.commands.prompt",
@@ -145,7 +146,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
     if flags.engine == "echo" and flags.model_path == "demo":
         model_path = "echo"
-    if flags.engine in ("remote", "foreign") and not flags.model_name:
+    if flags.engine in UPSTREAMS and not flags.model_name:
         raise ConfigurationError(
             f"--engine {flags.engine} needs --model-name, the name to serve it under."
         )
@@ -176,9 +177,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             compile_dir=str(settings.data_dir / "compiled"),
             conv_template=flags.conv_template,
             trust_remote_code=flags.trust_remote_code,
-            upstream=flags.upstream,
-            upstream_model=flags.upstream_model,
-            settings=replace(settings, dispatch_method=flags.dispatch_method),
+            upstream=_upstream(settings, flags),
         )
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine)
@@ -193,6 +192,13 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
                 engine.context_length,
             )
         worker.work()
+
+
+def _upstream(settings: Settings, flags: argparse.Namespace) -> UpstreamOptions | None:
+    if flags.engine not in UPSTREAMS:
+        return None
+    told = replace(settings, dispatch_method=flags.dispatch_method)
+    return UpstreamOptions(told, flags.upstream, flags.upstream_model)
 
 
 def main() -> None:

@@ -71,9 +71,9 @@ class Withdrawal(Strict):
 
 
 class ModelName(Strict):
-    """Body of routes that ask about one model."""
+    """Body of a route that asks about one model; a page may ask before one was chosen."""
 
-    model: _Name
+    model: Annotated[str, Field(max_length=MAX_NAME_LENGTH)] | None = None
 
 
 T = TypeVar("T", bound=Strict)

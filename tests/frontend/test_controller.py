@@ -54,6 +54,7 @@ def test_a_frontend_finds_models_and_where_to_ask_them(address: str) -> None:
     assert post(address, "/list_language_models").json == {"models": []}
     assert post(address, "/get_worker_address", {"model": "echo"}).json == {"address": address}
     assert post(address, "/get_worker_address", {"model": "other"}).json == {"address": ""}
+    assert post(address, "/get_worker_address", {"model": ""}).json == {"address": ""}
 
 
 def test_the_routes_without_a_body_take_any(address: str) -> None:

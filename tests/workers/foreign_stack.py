@@ -16,7 +16,7 @@ from broker import cell, foreign
 from broker.foreign import ForeignWorker
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from tests.stack import Process, Stack, free_port, until
-from workers.engines.base import EngineOptions, Piece
+from workers.engines.base import EngineOptions, Piece, UpstreamOptions
 from workers.engines.foreign import ForeignEngine
 
 SCRIPT = Path(__file__).with_name("foreign_worker.py")
@@ -117,7 +117,7 @@ class Foreign:
             engine="foreign",
             device="",
             slots=self.slots,
-            settings=stack.settings(**env),
+            upstream=UpstreamOptions(stack.settings(**env)),
         )
         self._silence_s = silence_s
         self.cell = cell.cell_id(stack.redis)

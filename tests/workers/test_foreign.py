@@ -173,8 +173,8 @@ def test_internvl_refuses_what_it_cannot_be_sent(
 ) -> None:
     start(stack, INTERNVL, kind="internvl")
     engine = made(INTERNVL)
-    ready = request((message("prompt", "USER: SAY[x] ASSISTANT:"),), INTERNVL)
-    with pytest.raises(InvalidRequest, match="takes conversations, not ready prompts"):
+    ready = request((message("prompt", "Once upon a time"),), INTERNVL)
+    with pytest.raises(InvalidRequest, match="in no known template's form"):
         engine.ask(ready)
     twice = request((message("user", "a"), message("user", "b")), INTERNVL)
     with pytest.raises(InvalidRequest, match="user and assistant messages in turn"):
@@ -240,6 +240,24 @@ def test_a_ready_prompt_goes_as_it_is(stack: Stack, made: Callable[..., Foreign]
     assert made().ask(asked, {sha: red}).text.startswith("hm PNG RGB (224, 224)")
     (payload,) = worker.seen()["payloads"]
     assert (payload["prompt"], payload["stop"]) == ("### <x> <image>\nSAY[hm] B:", "###")
+
+
+def test_a_ready_prompt_of_another_template_is_written_anew(
+    stack: Stack, made: Callable[..., Foreign]
+) -> None:
+    """LLaVA's page and FastChat's server write for a model name that they do not know."""
+    prompt = message("prompt", "Be brief. USER: Hi ASSISTANT: Hello!</s>USER: SAY[x] ASSISTANT:")
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "SAY[x]")]
+    for model, kind in ((INTERNVL, "internvl"), (VICUNA, "fastchat"), ("llava-mpt", "llava")):
+        worker = start(stack, model, kind=kind, fastchat=kind == "fastchat")
+        told = made(model).ask(request((prompt,), model, stop=["</s>"]))
+        assert told.text == "x"
+        (payload,) = worker.seen()["payloads"]
+        if kind == "internvl":
+            assert [(row["role"], row["content"]) for row in payload["prompt"]] == turns
+        else:
+            assert "SAY[x]" in payload["prompt"] and "Be brief." in payload["prompt"]
+            assert "USER:" not in payload["prompt"]
 
 
 def test_a_wrong_guess_is_put_right_once_and_remembered(

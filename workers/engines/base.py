@@ -7,7 +7,7 @@ neither Redis nor RQ, and no tensor: an engine knows sequences, and sequences kn
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from broker.errors import UpstreamFailed
@@ -22,6 +22,18 @@ Loading = Callable[[int], None]
 
 class EngineBroken(Exception):
     """The engine can compute nothing more in this process, which must end and start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamOptions:
+    """How servers that compute are found: one by its address, or those that registered."""
+
+    settings: Settings
+    """Redis, keys, allowed addresses, dispatch method."""
+    url: str = ""
+    """Address of the one server."""
+    model: str = ""
+    """Its name for the model; the name it is served as here, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +57,8 @@ class EngineOptions:
     """A name of `workers.templates`; `"auto"` is the checkpoint's own, else by the model's name."""
     trust_remote_code: bool = False
     """Whether code that comes with a checkpoint may be run."""
-    upstream: str = ""
-    """Address of the server that computes instead of this process."""
-    upstream_model: str = ""
-    """The server's name for the model; the name it is served as here, by default."""
-    settings: Settings = field(default_factory=Settings)
-    """What else upstreams need: Redis, keys, allowed addresses."""
+    upstream: UpstreamOptions | None = None
+    """Servers that compute instead of this process; only such engines need it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,10 @@ class RemoteEngine:
         Raises:
             ConfigurationError: there is no upstream, or it is no URL.
         """
-        self._base_url = _base_url(options.upstream)
-        self._model = options.upstream_model or options.model_name
+        upstream = options.upstream
+        assert upstream is not None
+        self._base_url = _base_url(upstream.url)
+        self._model = upstream.model or options.model_name
         self.device = httpx2.URL(self._base_url).netloc.decode()
         self.slots = options.slots
         self.context_length = options.context_length or DEFAULT_CONTEXT
@@ -50,7 +52,7 @@ class RemoteEngine:
         self.trouble = f"{self.device} has not been asked yet"
         self._pause_s = 0.0
         self._next_check_s = 0.0
-        key = options.settings.upstream_key
+        key = upstream.settings.upstream_key
         self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S),

@@ -1,8 +1,8 @@
 """A conversation template by name: the words around turns, and where their pictures go.
 
-The words are rendered by one of the Jinja files beside this module, in transformers' sandbox. Knows
-nothing of tokens: what it is given as text may be placeholders for people's text (see
-`workers.prompt`), and what it writes for a picture is the mark it is given.
+The words are rendered by one of the Jinja files beside this module, without transformers, which is
+slow to import. Knows nothing of tokens: what it is given as text may be placeholders for people's
+text (see `workers.prompt`), and what it writes for a picture is the mark it is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn
+
+import jinja2
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from broker.errors import InvalidRequest
 
@@ -51,20 +55,14 @@ class Template:
             InvalidRequest: a system message stands behind another message.
             jinja2.TemplateError: the template does not accept the turns.
         """
-        # Imported late: `--help` lists the templates and need not wait for transformers.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         system, turns = self._split(turns)
-        (text,), _ = cast(Any, render_jinja_template)(
-            [list(self._place_images(turns, mark))],
-            chat_template=_source(self.style),
+        return _compiled(self.style).render(
+            messages=list(self._place_images(turns, mark)),
             add_generation_prompt=add_generation_prompt,
             system=system,
             roles={"system": self.system_role, "user": self.user, "assistant": self.assistant},
             seps={"user": self.sep, "assistant": self.sep2},
         )
-        assert isinstance(text, str)
-        return text
 
     def _split(self, turns: list[Turn]) -> tuple[str, list[Turn]]:
         """Take the system message off, or the template's own if there is none."""
@@ -97,9 +95,15 @@ class Template:
             seen += count
 
 
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
 @cache
-def _source(style: str) -> str:
-    return files(__package__).joinpath(f"{style}.jinja").read_text("utf-8")
+def _compiled(style: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(files(__package__).joinpath(f"{style}.jinja").read_text("utf-8"))
 
 
 def _images(turn: Turn) -> int:

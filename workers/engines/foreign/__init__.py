@@ -55,7 +55,8 @@ class ForeignEngine:
         self, options: EngineOptions, progress: Loading, silence_s: float = SILENCE_S
     ) -> None:
         """Connect to nothing yet; `options.slots` is what a worker may run at once."""
-        settings = options.settings
+        assert options.upstream is not None
+        settings = options.upstream.settings
         self._model = options.model_name
         self._max_pixels = options.max_image_pixels
         self._told_length = options.context_length

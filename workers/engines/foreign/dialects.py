@@ -17,7 +17,7 @@ from broker.messages import ChatMessage, GenerateRequest, Part, TextPart, VideoP
 from workers.engines.foreign import conversations, pictures
 from workers.engines.foreign.conversations import MARK, Conversation, plain
 from workers.engines.foreign.echoed import EchoedPrompt
-from workers.templates import DEFAULT_MARK, TEMPLATES, Template, Turn, choose
+from workers.templates import DEFAULT_MARK, TEMPLATES, Template, Turn, choose, reading
 
 Dialect = Literal["llava", "internvl", "fastchat", "heliograph"]
 
@@ -81,6 +81,7 @@ async def write(
         InvalidRequest: the dialect cannot say it, or a picture is damaged.
     """
     _refuse_unspeakable(dialect, request)
+    request = _translated(dialect, request, conversation)
     mode = request.sampling.image_process_mode
     if dialect == "llava":
         mode = mode or "Default"  # as its own client does; others take pictures as they are
@@ -92,6 +93,21 @@ async def write(
             return _fastchat(request, encoded, conversation)
         case _:
             return _llava(request, encoded)
+
+
+def _translated(
+    dialect: Dialect, request: GenerateRequest, conversation: Conversation | None
+) -> GenerateRequest:
+    """Read a ready prompt back into messages, where the worker expects to be told otherwise."""
+    if not is_ready(request.messages):
+        return request
+    found = reading.read(request.messages[0].content)
+    if found is None:
+        return request
+    template, messages = found
+    if dialect == "internvl" or conversation or template != _template(request.model):
+        return request.model_copy(update={"messages": messages})
+    return request
 
 
 def _refuse_unspeakable(dialect: Dialect, request: GenerateRequest) -> None:
@@ -219,8 +235,8 @@ def _roles(request: GenerateRequest, encoded: list[str]) -> list[dict[str, Any]]
     messages = request.messages
     if is_ready(messages):
         raise InvalidRequest(
-            f"The worker of model {request.model!r} takes conversations, not ready prompts. "
-            "Send messages.",
+            f"The worker of model {request.model!r} takes conversations, and the prompt is in no "
+            "known template's form. Send messages with roles.",
             param="prompt",
         )
     system = _template(request.model).system
