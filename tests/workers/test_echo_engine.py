@@ -156,8 +156,8 @@ def test_wrong_options_are_configuration_errors(query: str) -> None:
 
 
 def test_an_unknown_engine_is_a_configuration_error() -> None:
-    assert engine_names() == ("local", "echo", "remote")
-    with pytest.raises(ConfigurationError, match="'vllm' is not one of: local, echo, remote"):
+    assert engine_names() == ("local", "echo", "remote", "foreign")
+    with pytest.raises(ConfigurationError, match="'vllm' is not one of: local, echo, remote, "):
         load_engine(EngineOptions("m", engine="vllm"), lambda percent: None)
 
 
