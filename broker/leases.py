@@ -7,7 +7,7 @@ no list. Knows neither why a job is given back nor who runs it.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis.client import Pipeline
@@ -19,9 +19,6 @@ from broker.queues import queue_key
 
 SUSPECT: Final = "suspect"
 """In the meta of a job's RQ record: a worker runs at most one such job at a time."""
-
-Counter = Literal["", "deaths", "failures"]
-"""Field of `helio:job:{id}` that counts why a job was given back; orderly hand-overs in none."""
 
 
 class Lease(NamedTuple):
@@ -56,7 +53,7 @@ redis.call('ZREM', KEYS[2], ARGV[2])
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 or redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
 if ARGV[4] ~= '' and redis.call('HGET', KEYS[6], 'attempt') ~= ARGV[4] then return 0 end
 if ARGV[5] ~= '' and redis.call('EXISTS', KEYS[6]) == 1 then
-  redis.call('HINCRBY', KEYS[6], ARGV[5], 1)
+  redis.call('HINCRBY', KEYS[6], 'deaths', 1)
 end
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[4], 'meta', ARGV[6]) end
 redis.call('HSET', KEYS[4], 'status', 'queued')
@@ -74,7 +71,7 @@ def give_back(
     lease: Lease,
     *,
     attempt: int | None = None,
-    count: Counter = "",
+    death: bool = False,
     suspect: bool = False,
 ) -> None:
     """Queue on `pipe` that a job goes to the front of its queue, if its lease is still there.
@@ -84,7 +81,7 @@ def give_back(
         model: whose queue it is.
         lease: ends with this step.
         attempt: do nothing if the job has another one by now.
-        count: what to count in the job's record.
+        death: count in the job's record that its worker died.
         suspect: from now on a worker runs the job beside no other suspect.
     """
     pipe.eval(
@@ -97,9 +94,22 @@ def give_back(
         lease.execution_id,
         lease.job_id,
         "" if attempt is None else str(attempt),
-        count,
+        "1" if death else "",
         f'{{"{SUSPECT}": true}}' if suspect else "",
     )
+
+
+_LET_GO = """
+local expires = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not expires or expires == '1' then return end
+redis.call('ZADD', KEYS[1], 1, ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('HINCRBY', KEYS[2], 'failures', 1) end
+"""
+
+
+def let_go(client: redis.Redis, model: str, lease: Lease) -> None:
+    """Let a lease run out now, and count in the job's record that an upstream failed."""
+    client.eval(_LET_GO, 2, leases_key(model), keys.job(lease.job_id), lease.member)
 
 
 def close(pipe: Pipeline, model: str, lease: Lease, *, job: bool = True) -> None:

@@ -63,7 +63,7 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
         return
     log = channel.read_log(client, job_id)
     last_lines: Any = client.get(keys.worker_log(worker_id))
-    fields = {
+    fields: dict[str, Any] = {
         "model": model,
         "workers": json.dumps([event.worker for event in log if isinstance(event, Claim)]),
         "deaths": deaths,

@@ -17,8 +17,9 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel, keys, leases
+from broker import channel, leases
 from broker.queues import GenerateJob, intermediate_key, put_back
+from workers import deaths
 from workers.running import RunningJob
 
 log = logging.getLogger(__name__)
@@ -129,14 +130,16 @@ class Intake:
         pipe.execute()
 
     def give_up(self, running: RunningJob) -> None:
-        """Count a failure and let the lease run out: the janitor queues the job in a second.
+        """Let a job go whose upstreams failed: the janitor queues it within a second.
 
         What the publisher still holds of the job is thereby written before the next attempt.
         """
-        pipe = self._client.pipeline()
-        pipe.hincrby(keys.job(running.id), "failures", 1)
-        pipe.zadd(leases.leases_key(self._queue.name), {running.lease.member: 1}, xx=True)
-        pipe.execute()
+        leases.let_go(self._client, self._queue.name, running.lease)
+
+    def settle(self, jobs: Iterable[RunningJob]) -> None:
+        """Decide about unfinished jobs when this worker dies, see `workers.deaths`."""
+        held = [running.lease for running in jobs]
+        deaths.settle(self._client, self._queue.name, self._worker, held)
 
 
 def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:

@@ -15,8 +15,8 @@ from rq.job import Job
 
 from broker.errors import AnswerDiffers
 from broker.events import EventId, Timings
-from broker.messages import GenerateRequest
 from broker.leases import SUSPECT, Lease
+from broker.messages import GenerateRequest
 from broker.queues import MAX_FAILURES
 
 if TYPE_CHECKING:
