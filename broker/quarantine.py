@@ -63,7 +63,7 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
         return
     log = channel.read_log(client, job_id)
     last_lines: Any = client.get(keys.worker_log(worker_id))
-    fields: dict[str, Any] = {
+    fields = {
         "model": model,
         "workers": json.dumps([event.worker for event in log if isinstance(event, Claim)]),
         "deaths": deaths,
@@ -74,7 +74,7 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
         "job_id": job_id,
     }
     pipe = client.pipeline()
-    pipe.hset(keys.quarantined(job_id), mapping=fields)
+    pipe.hset(keys.quarantined(job_id), mapping=fields)  # type: ignore[arg-type]
     pipe.expire(keys.quarantined(job_id), keys.QUARANTINE_TTL_S)
     pipe.sadd(keys.QUARANTINE, job_id)
     for sha256 in GenerateRequest.model_validate_json(request).images:
