@@ -161,6 +161,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         EngineBroken: this process can compute no more; its jobs are handed over.
     """
     from workers.control import listen
+    from workers.last_lines import LastLines
     from workers.pulse import Pulse
     from workers.worker import BatchWorker
 
@@ -182,6 +183,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         state="loading",
         started_s=time.time(),
     )
+    last_lines = LastLines(info.id)
+    logging.getLogger().addHandler(last_lines)
     log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
     with Pulse(connect(settings.url), info) as pulse:
         options = EngineOptions(
@@ -201,8 +204,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             upstream=_upstream(settings, flags),
         )
         engine = load_engine(options, pulse.progress)
-        worker = BatchWorker(settings.url, name, info.id, engine, flags.drain_seconds)
-        logging.getLogger().addHandler(worker.last_lines)
+        worker = BatchWorker(settings.url, name, info.id, engine, flags.drain_seconds, last_lines)
         listen(worker)
         pulse.attach(worker)
         if not worker.trouble:

@@ -62,10 +62,12 @@ class BatchWorker(BaseWorker):
         worker_id: str,
         engine: Engine | Upstream,
         drain_s: float,
+        last_lines: LastLines,
     ) -> None:
         """Connect to the Redis at `url`; nothing is popped before `work`.
 
-        Asked to stop, it lets running jobs go on for `drain_s` seconds.
+        Asked to stop, it lets running jobs go on for `drain_s` seconds. `last_lines` has what is
+        logged from the start of the process.
         """
         # Its own client that never repeats a command: a repeated pop would lose a job for a while.
         pops = connect(url, retry=False, socket_timeout_s=POP_TIMEOUT_S + 5.0)
@@ -88,7 +90,7 @@ class BatchWorker(BaseWorker):
         self._drain_s = drain_s
         self._is_broken = False
         self._paused: bool | None = None
-        self.last_lines = LastLines(worker_id)
+        self._last_lines = last_lines
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
         self._runner = self._start_runner(engine)
 
@@ -162,7 +164,7 @@ class BatchWorker(BaseWorker):
         try:
             if self._is_broken:
                 pipe = self.redis.pipeline()
-                self.last_lines.write(pipe)
+                self._last_lines.write(pipe)
                 pipe.execute()
                 self._intake.settle(left)
             else:
@@ -308,5 +310,5 @@ class BatchWorker(BaseWorker):
         pipe.hset(self.key, mapping={**self.serialize(), "state": "busy"})
         pipe.expire(self.key, self.worker_ttl)
         worker_registration.register(self, pipe)
-        self.last_lines.write(pipe)
+        self._last_lines.write(pipe)
         self._intake.renew(pipe, tuple(self.running_jobs.values()))

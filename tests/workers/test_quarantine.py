@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker import channel, keys, leases, quarantine, queues
+from broker import channel, keys, leases, orders, quarantine, queues
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
 from tests.workers.test_worker import answer, ask, say
+from workers.intake import Intake
 
 SLOW = "tokens_per_s=50&tokens=200"
 
@@ -64,8 +65,9 @@ def test_a_job_whose_worker_died_twice_is_set_aside_and_the_next_one_served(
     stack: Stack, service: Service, red_circle: bytes
 ) -> None:
     sha256 = service.store_image(red_circle)
+    first = stack.echo_worker(SLOW)
     asked = service.submit("echo", say("look", sha256), SamplingParams(seed=5))
-    kill_in(stack, stack.echo_worker(SLOW), 1, asked)
+    kill_in(stack, first, 1, asked)
     kill_in(stack, stack.echo_worker(SLOW), 2, asked)
     stack.echo_worker(SLOW)
     error = failure(service, asked).error
@@ -103,11 +105,13 @@ def test_a_poisonous_job_is_set_aside_and_those_beside_it_are_answered(
     # Each worker breaks after 150 tokens: the first with all three jobs, the second when the short
     # ones have ended.
     breaking = "tokens_per_s=100&breaks_after=150"
+    first = stack.echo_worker(breaking)
     poison = ask(service, " ".join(["poison"] * 400))
     short = [ask(service, " ".join([f"job-{n}"] * 60)) for n in range(2)]
-    for _ in range(2):
-        assert stack.echo_worker(breaking).wait(30) == 75
+    assert first.wait(30) == 75
+    second = stack.echo_worker(breaking)
     fresh = ask(service, "fresh")
+    assert second.wait(30) == 75
     stack.echo_worker()
     assert "set aside" in failure(service, poison).error.message
     for n, each in enumerate(short):
@@ -122,9 +126,10 @@ def test_a_poisonous_job_is_set_aside_and_those_beside_it_are_answered(
 def test_jobs_that_died_together_twice_are_tried_one_at_a_time(
     stack: Stack, service: Service
 ) -> None:
+    first = stack.echo_worker(SLOW)
     both = [ask(service, "left"), ask(service, "right")]
-    for attempt in (1, 2):
-        kill_in(stack, stack.echo_worker(SLOW), attempt, *both)
+    kill_in(stack, first, 1, *both)
+    kill_in(stack, stack.echo_worker(SLOW), 2, *both)
     third = stack.echo_worker(SLOW)
     running = until(lambda: [j for j in both if told_at(stack, j, 3)], "one of them runs")
     (suspect,) = running
@@ -145,18 +150,14 @@ def test_jobs_that_died_together_twice_are_tried_one_at_a_time(
 def test_a_job_that_a_living_worker_lost_is_tried_again_uncounted(
     stack: Stack, service: Service
 ) -> None:
-    stack.echo_worker(SLOW)
+    worker = stack.info(stack.echo_worker(SLOW))
+    assert worker is not None
+    orders.pause(stack.redis, "echo")
     asked = ask(service, "word")
-    until(lambda: told_at(stack, asked, 1), "it runs")
-    (lease,) = leases.read(stack.redis, "echo")
-    info = stack.info(stack.processes[0])
-    assert info is not None
-    lost = "rq:wip:echo", {f"{asked.id}-lost:abc": 1}
-    stack.redis.hset(keys.job(f"{asked.id}-lost"), mapping={"worker": info.id, "state": "running"})
-    stack.redis.hset(f"rq:job:{asked.id}-lost", "status", "started")
-    stack.redis.zadd(*lost)
-    until(lambda: len(leases.read(stack.redis, "echo")) == 1, "the janitor found the lost one")
-    assert leases.read(stack.redis, "echo")[0].member == lease.member
-    assert stack.redis.hget(keys.job(f"{asked.id}-lost"), "deaths") is None
+    # As if the reply to its claim had been lost on the way.
+    intake = Intake(queues.model_queue(stack.redis, "echo"), stack.redis, worker.id)
+    assert [job.id for job in intake.claim(intake.pop(1))] == [asked.id]
+    orders.resume(stack.redis, "echo")
     assert answer(service, asked)[0] == " ".join(["word"] * 200)
-    assert queues.position(stack.redis, "echo", asked.id) is None
+    assert claims(stack, asked) == [worker.id] * 2
+    assert stack.redis.hget(keys.job(asked.id), "deaths") is None
