@@ -136,8 +136,10 @@ def drain(settings: Settings, worker_id: str) -> int:
 def pause(settings: Settings, model: str) -> int:
     """Have a model's workers take no new requests, which wait."""
     with redis_errors():
-        orders.pause(connect(settings.url), model)
-    return 0
+        if orders.pause(connect(settings.url), model):
+            return 0
+    print(f"heliograph: model {model} was never served here", file=sys.stderr)
+    return 1
 
 
 def resume(settings: Settings, model: str) -> int:

@@ -28,10 +28,17 @@ def drain(client: redis.Redis, worker_id: str) -> bool:
     return bool(client.eval(_DRAIN, 2, keys.worker(worker_id), keys.CONTROL, command))
 
 
-def pause(client: redis.Redis, model: str) -> None:
-    """Have a model's workers take no new jobs, those that start later included."""
+def pause(client: redis.Redis, model: str) -> bool:
+    """Have a model's workers take no new jobs, those that start later included.
+
+    Returns:
+        Whether the model was ever served here; one that was not is not paused.
+    """
+    if not client.hexists(keys.MODELS, model):
+        return False
     client.sadd(keys.PAUSED, model)
     client.publish(keys.CONTROL, json.dumps({"pause": model}))
+    return True
 
 
 def resume(client: redis.Redis, model: str) -> bool:

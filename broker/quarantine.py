@@ -16,7 +16,7 @@ from typing import Any
 import redis
 
 from broker import channel, keys, records
-from broker.errors import JobNotFound
+from broker.errors import InvalidRequest, JobNotFound
 from broker.events import Claim, Delta
 from broker.messages import GenerateRequest
 from broker.queues import Submitter
@@ -33,15 +33,13 @@ class Evidence:
     deaths: int
     since_s: float
     tokens: int
+    """That were told; 0 if an upstream told text only."""
     request: str
     """JSON of a `GenerateRequest`, perhaps of another version."""
     log: tuple[str, ...]
 
     def as_dict(self) -> dict[str, object]:
         """Describe it for people: parameters and image hashes, but not what was said."""
-        request = json.loads(self.request)
-        parts = [part for message in request["messages"] for part in message["content"]]
-        images = [sha for part in parts for sha in part.get("frames") or [part.get("sha256")]]
         return {
             "job": self.job_id,
             "model": self.model,
@@ -49,10 +47,17 @@ class Evidence:
             "deaths": self.deaths,
             "since_s": self.since_s,
             "tokens": self.tokens,
-            "images": list(filter(None, images)),
-            "parameters": request["sampling"],
+            "images": _images(self.request),
+            "parameters": json.loads(self.request).get("sampling"),
             "log": self.log,
         }
+
+
+def _images(request: str) -> list[str]:
+    """Hashes of a request's pictures and frames, in order, whatever version wrote it."""
+    messages = json.loads(request).get("messages", [])
+    parts = [part for message in messages for part in message["content"]]
+    return [s for p in parts for s in p.get("frames") or [p.get("sha256")] if s]
 
 
 def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> None:
@@ -61,7 +66,10 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
     request, model = (raw.decode() if raw else "" for raw in record)
     if not request:
         return
-    log = channel.read_log(client, job_id)
+    try:
+        log = channel.read_log(client, job_id)
+    except ValueError:  # events of another version
+        log = []
     last_lines: Any = client.get(keys.worker_log(worker_id))
     fields = {
         "model": model,
@@ -77,7 +85,7 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
     pipe.hset(keys.quarantined(job_id), mapping=fields)  # type: ignore[arg-type]
     pipe.expire(keys.quarantined(job_id), keys.QUARANTINE_TTL_S)
     pipe.sadd(keys.QUARANTINE, job_id)
-    for sha256 in GenerateRequest.model_validate_json(request).images:
+    for sha256 in _images(request):
         pipe.expire(keys.image(sha256), keys.QUARANTINE_TTL_S)
     pipe.execute()
 
@@ -121,9 +129,15 @@ def retry(client: redis.Redis, submitter: Submitter, job_id: str) -> str:
 
     Raises:
         JobNotFound: it is not set aside.
+        InvalidRequest: another version wrote it.
         QueueFull: the model's queue is at its bound.
     """
-    request = GenerateRequest.model_validate_json(read(client, job_id).request)
+    try:
+        request = GenerateRequest.model_validate_json(read(client, job_id).request)
+    except ValueError:
+        raise InvalidRequest(
+            f"Job {job_id} was written by another version. Use that one."
+        ) from None
     anew = {"id": uuid.uuid4().hex, "created_s": time.time()}
     submitter.submit(request.model_copy(update=anew))
     return str(anew["id"])

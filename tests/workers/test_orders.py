@@ -73,4 +73,5 @@ def test_a_paused_models_requests_wait_and_its_answers_go_on(
     answer(service, waiting)
     assert orders.paused(stack.redis) == set()
     assert "is paused" not in broker(stack, "status")
+    assert "never served" in broker(stack, "pause", "ohce", status=1)
     assert "was not paused" in broker(stack, "resume", "echo", status=1)
