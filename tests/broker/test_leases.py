@@ -6,10 +6,10 @@ import redis
 
 from broker import keys, leases, queues
 from broker.leases import Lease
-from tests.broker.test_queues import make_request, model, submitter  # noqa: F401
+from tests.broker.test_queues import make_request
 
 
-def run(client: redis.Redis, submitter: queues.Submitter, model: str) -> Lease:  # noqa: F811
+def run(client: redis.Redis, submitter: queues.Submitter, model: str) -> Lease:
     """Submit a job and have it run as attempt 1."""
     request = make_request(model)
     submitter.submit(request)
@@ -19,14 +19,14 @@ def run(client: redis.Redis, submitter: queues.Submitter, model: str) -> Lease: 
     return Lease(request.id, "e1", 100.0)
 
 
-def waiting(client: redis.Redis, model: str) -> list[bytes]:  # noqa: F811
+def waiting(client: redis.Redis, model: str) -> list[bytes]:
     return client.lrange(queues.queue_key(model), 0, -1)  # type: ignore[return-value]
 
 
 def test_a_job_is_given_back_once_and_counted_once(
     client: redis.Redis,
-    submitter: queues.Submitter,  # noqa: F811
-    model: str,  # noqa: F811
+    submitter: queues.Submitter,
+    model: str,
 ) -> None:
     lease = run(client, submitter, model)
     assert leases.read(client, model) == [lease]
@@ -43,8 +43,8 @@ def test_a_job_is_given_back_once_and_counted_once(
 
 def test_a_job_that_another_attempt_has_is_not_queued(
     client: redis.Redis,
-    submitter: queues.Submitter,  # noqa: F811
-    model: str,  # noqa: F811
+    submitter: queues.Submitter,
+    model: str,
 ) -> None:
     lease = run(client, submitter, model)
     client.hset(keys.job(lease.job_id), "attempt", 2)
@@ -57,8 +57,8 @@ def test_a_job_that_another_attempt_has_is_not_queued(
 
 def test_a_failure_is_counted_once_and_its_lease_runs_out(
     client: redis.Redis,
-    submitter: queues.Submitter,  # noqa: F811
-    model: str,  # noqa: F811
+    submitter: queues.Submitter,
+    model: str,
 ) -> None:
     lease = run(client, submitter, model)
     for _ in range(2):
@@ -69,8 +69,8 @@ def test_a_failure_is_counted_once_and_its_lease_runs_out(
 
 def test_a_popped_job_can_go_to_the_end_of_its_queue(
     client: redis.Redis,
-    submitter: queues.Submitter,  # noqa: F811
-    model: str,  # noqa: F811
+    submitter: queues.Submitter,
+    model: str,
 ) -> None:
     requests = [make_request(model) for _ in range(2)]
     for request in requests:
