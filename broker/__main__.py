@@ -12,13 +12,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from broker import feedback, foreign, logs, registry
+from broker import feedback, foreign, logs, orders, quarantine, registry
 from broker.addresses import AllowList, is_loopback, split_url
 from broker.connection import connect, redis_errors
 from broker.errors import ConfigurationError, HeliographError
 from broker.foreign import ForeignWorker
 from broker.messages import ModelInfo, WorkerInfo
 from broker.ports import check_free
+from broker.queues import Submitter
 from broker.settings import Settings
 
 PROCFILE = Path(__file__).parent.parent / "Procfile"
@@ -53,9 +54,13 @@ def status(settings: Settings) -> int:
     with redis_errors():
         models, workers = registry.models(client), registry.workers(client)
         down, strangers = registry.down(client), foreign.workers(client)
+        paused = orders.paused(client)
     console = Console()
     for info in down:
         line = f"Worker {info.id} of {info.model} on {info.host} {_WENT[info.state]}: {info.reason}"
+        console.print(line, markup=False, soft_wrap=True)
+    for model in sorted(paused):
+        line = f"Model {model} is paused until: python -m broker resume {model}"
         console.print(line, markup=False, soft_wrap=True)
     if not workers:
         console.print("No worker is alive. Start one: python -m workers")
@@ -119,6 +124,70 @@ def remove_foreign(settings: Settings, url: str) -> int:
     return 1
 
 
+def drain(settings: Settings, worker_id: str) -> int:
+    """Have a worker end when its running answers have."""
+    with redis_errors():
+        if orders.drain(connect(settings.url), worker_id):
+            return 0
+    print(f"heliograph: no worker {worker_id} is alive", file=sys.stderr)
+    return 1
+
+
+def pause(settings: Settings, model: str) -> int:
+    """Have a model's workers take no new requests, which wait."""
+    with redis_errors():
+        if orders.pause(connect(settings.url), model):
+            return 0
+    print(f"heliograph: model {model} was never served here", file=sys.stderr)
+    return 1
+
+
+def resume(settings: Settings, model: str) -> int:
+    """Let a model's workers take requests again."""
+    with redis_errors():
+        if orders.resume(connect(settings.url), model):
+            return 0
+    print(f"heliograph: model {model} was not paused", file=sys.stderr)
+    return 1
+
+
+def list_quarantine(settings: Settings) -> int:
+    """Print the jobs that were set aside."""
+    with redis_errors():
+        found = quarantine.read_all(connect(settings.url))
+    table = Table("job", "model", "since", "deaths", "tokens told", "workers", title="Quarantine")
+    for each in found:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.since_s))
+        workers = " ".join(each.workers)
+        table.add_row(each.job_id, each.model, since, str(each.deaths), str(each.tokens), workers)
+    Console().print(table if found else "No job is set aside.")
+    return 0
+
+
+def show_quarantined(settings: Settings, job_id: str) -> int:
+    """Print the evidence about a job as JSON."""
+    with redis_errors():
+        evidence = quarantine.read(connect(settings.url), job_id)
+    print(json.dumps(evidence.as_dict(), indent=2, ensure_ascii=False))
+    return 0
+
+
+def retry_quarantined(settings: Settings, job_id: str) -> int:
+    """Submit a job's request anew and print its new id."""
+    with redis_errors():
+        client = connect(settings.url, retry=False)
+        submitter = Submitter(client, max_queue_length=settings.max_queue_length)
+        print(quarantine.retry(client, submitter, job_id))
+    return 0
+
+
+def drop_quarantined(settings: Settings, job_id: str) -> int:
+    """Forget the evidence about a job."""
+    with redis_errors():
+        quarantine.drop(connect(settings.url), job_id)
+    return 0
+
+
 def tail_feedback(settings: Settings, count: int) -> int:
     """Print the last votes, one JSON object a line."""
     with redis_errors():
@@ -154,6 +223,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     remove = strangers.add_parser("remove", help="withdraw one")
     remove.add_argument("url")
+    draining = commands.add_parser("drain", help="have a worker end when its answers have")
+    draining.add_argument("worker", help="its id, see status")
+    pausing = commands.add_parser("pause", help="have a model's workers take no new requests")
+    pausing.add_argument("model")
+    resuming = commands.add_parser("resume", help="let a paused model's workers go on")
+    resuming.add_argument("model")
+    _add_quarantine(commands.add_parser("quarantine", help="jobs whose workers died"))
     votes = commands.add_parser("feedback", help="read the votes").add_subparsers(
         dest="action", required=True
     )
@@ -161,6 +237,20 @@ def _parser() -> argparse.ArgumentParser:
     tail.add_argument("-n", "--count", type=int, default=10, help="how many (default: 10)")
     votes.add_parser("export", help="all votes, one JSON object a line")
     return parser
+
+
+def _add_quarantine(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="those that were set aside")
+    for action, what in (
+        ("show", "the evidence about one, as JSON"),
+        ("retry", "submit its request anew; prints the new id"),
+        ("drop", "forget the evidence"),
+    ):
+        actions.add_parser(action, help=what).add_argument("job")
+
+
+_QUARANTINE = {"show": show_quarantined, "retry": retry_quarantined, "drop": drop_quarantined}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -180,6 +270,16 @@ def main(argv: list[str] | None = None) -> int:
                 return add_foreign(settings, flags.url, flags.heart_beat)
             case "foreign":
                 return remove_foreign(settings, flags.url)
+            case "drain":
+                return drain(settings, flags.worker)
+            case "pause":
+                return pause(settings, flags.model)
+            case "resume":
+                return resume(settings, flags.model)
+            case "quarantine" if flags.action == "list":
+                return list_quarantine(settings)
+            case "quarantine":
+                return _QUARANTINE[flags.action](settings, flags.job)
             case _ if flags.action == "tail":
                 return tail_feedback(settings, flags.count)
             case _:

@@ -47,7 +47,8 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
 redis.call('XADD', KEYS[2], id, 'k', 'claim', 'w', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', KEYS[3], cjson.encode({id, {k='claim', w=ARGV[1]}}))
-return {attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log}
+return {attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
+  redis.call('HGET', KEYS[1], 'failures') or '0'}
 """
 
 # For each event three keys (log, channel, job) and two values (what is published, the job's new
@@ -92,7 +93,7 @@ class Claimed:
 
     `text` is what earlier attempts have published, and `token_ids` are the tokens behind it: none
     if they are not known for all of it. `ended` says that the log already holds a terminal event
-    and nothing is left to do.
+    and nothing is left to do. `failures` counts upstreams that failed at earlier attempts.
     """
 
     attempt: int
@@ -101,6 +102,7 @@ class Claimed:
     token_ids: tuple[int, ...]
     text: str
     ended: bool
+    failures: int = 0
 
 
 def claim(pipe: Pipeline, job_id: str, worker_id: str) -> None:
@@ -135,7 +137,7 @@ def read_claim(reply: Any) -> Claimed | None:
     """
     if not reply:
         return None
-    attempt, record, cancel, entries = reply
+    attempt, record, cancel, entries, failures = reply
     try:
         request = GenerateRequest.model_validate_json(record)
         events = [_decode(entry_id, fields) for entry_id, fields in entries]
@@ -149,6 +151,7 @@ def read_claim(reply: Any) -> Claimed | None:
         token_ids=_token_ids(told),
         text="".join(event.text for event in told),
         ended=any(map(is_terminal, events)),
+        failures=int(failures),
     )
 
 

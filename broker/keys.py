@@ -5,13 +5,20 @@
 | helio:workers         | set     | ids are swept       | workers    | frontend, broker |
 | helio:worker:{id}     | hash    | 5 s, renewed each s | worker     | frontend, broker |
 |                       |         | failed: 60 s        |            | broker           |
+| helio:worker:{id}:log | string  | 1 h, renewed each s | worker     | broker, workers  |
 | helio:models          | hash    | for ever, tiny      | workers    | frontend         |
 | helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
 | helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
 | helio:job:{id}:live   | channel | -                   | worker     | frontend         |
 | helio:reader:{id}     | channel | while it reads      | -          | operators        |
-| helio:control         | channel | -                   | frontend   | workers          |
-| helio:image:{sha256}  | string  | 24 h, renewed       | frontend   | worker, frontend |
+| helio:control         | channel | -                   | frontend,  | workers          |
+|                       |         |                     | broker     |                  |
+| helio:paused          | set     | until resumed       | broker     | workers, broker  |
+| helio:quarantine      | set     | ids are swept       | workers    | broker           |
+| helio:quarantine:{id} | hash    | 7 days              | workers    | broker           |
+| helio:image:{sha256}  | string  | 24 h, renewed; of a | frontend   | worker, frontend |
+|                       |         | job that was set    |            |                  |
+|                       |         | aside: 7 days       |            |                  |
 | helio:log:chats       | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback    | stream  | for ever            | frontend   | operators        |
 | helio:count:{id}      | list    | 10 s                | worker     | API              |
@@ -38,6 +45,8 @@ MODELS: Final = "helio:models"
 CONTROL: Final = "helio:control"
 CHAT_LOG: Final = "helio:log:chats"
 FEEDBACK_LOG: Final = "helio:log:feedback"
+PAUSED: Final = "helio:paused"
+QUARANTINE: Final = "helio:quarantine"
 JANITOR_LOCK: Final = "helio:lock:janitor"
 BRIDGE_LOCK: Final = "helio:lock:bridge"
 FOREIGN_WORKERS: Final = "helio:foreign"
@@ -45,17 +54,24 @@ CELL: Final = "helio:cell"
 
 WORKER_TTL_S: Final = 5
 FAILED_WORKER_TTL_S: Final = 60
+WORKER_LOG_TTL_S: Final = 3600
 JOB_TTL_S: Final = 24 * 3600
 EVENTS_TTL_S: Final = 3600
 ENDED_EVENTS_TTL_S: Final = 900
 IMAGE_TTL_S: Final = 24 * 3600
 COUNT_TTL_S: Final = 10
+QUARANTINE_TTL_S: Final = 7 * 24 * 3600
 CHAT_LOG_LENGTH: Final = 100_000
 
 
 def worker(worker_id: str) -> str:
     """Heartbeat hash of a worker."""
     return f"helio:worker:{worker_id}"
+
+
+def worker_log(worker_id: str) -> str:
+    """Last log lines of a worker."""
+    return f"helio:worker:{worker_id}:log"
 
 
 def foreign_worker(address: str) -> str:
@@ -66,6 +82,11 @@ def foreign_worker(address: str) -> str:
 def job(job_id: str) -> str:
     """Request and state of a job."""
     return f"helio:job:{job_id}"
+
+
+def quarantined(job_id: str) -> str:
+    """Evidence about a job that was set aside."""
+    return f"helio:quarantine:{job_id}"
 
 
 def events(job_id: str) -> str:

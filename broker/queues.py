@@ -21,8 +21,14 @@ from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
 from broker.messages import GenerateRequest
 
-MAX_RETRIES: Final = 2
-"""A job whose worker died is run again this many times."""
+MAX_DEATHS: Final = 2
+"""A job whose worker died so often is set aside, if it can be told from those that ran beside it.
+
+RQ's own retries are as many, in case that a tool of RQ's cleans up before the janitor does.
+"""
+
+MAX_FAILURES: Final = 2
+"""A job goes back to its queue so often after the upstreams of a worker failed."""
 
 FAILURE_TTL_S: Final = 3600
 
@@ -73,13 +79,14 @@ def intermediate_key(model: str) -> str:
 
 
 _PUT_BACK = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call(ARGV[2], KEYS[2], ARGV[1]) end
 """
 
 
-def put_back(client: redis.Redis, model: str, job_id: str) -> None:
-    """Return a job that was popped but not started to the front of its queue."""
-    client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id)
+def put_back(client: redis.Redis, model: str, job_id: str, *, at_front: bool = True) -> None:
+    """Return a job that was popped but not started to the front, or the end, of its queue."""
+    push = "LPUSH" if at_front else "RPUSH"
+    client.eval(_PUT_BACK, 2, intermediate_key(model), queue_key(model), job_id, push)
 
 
 def model_queue(client: redis.Redis, model: str) -> Queue:
@@ -131,7 +138,7 @@ class Submitter:
             timeout=-1,
             result_ttl=0,
             failure_ttl=FAILURE_TTL_S,
-            retry=Retry(max=MAX_RETRIES, enqueue_at_front=True),
+            retry=Retry(max=MAX_DEATHS, enqueue_at_front=True),
         )
         pipe = self._client.pipeline()
         queue.enqueue_job(job, pipeline=pipe)  # first: RQ opens the transaction itself

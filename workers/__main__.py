@@ -31,6 +31,7 @@ from workers.templates import TEMPLATES
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 DEMO_NAME = "heliograph-demo"
 DEFAULT_SLOTS = {"local": 16, "echo": 256, "remote": 64, "foreign": 5}
+DRAIN_S = 3.0
 UPSTREAMS = ("remote", "foreign")
 COMMANDS = {
     "bridge": "workers.bridge",
@@ -119,7 +120,27 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         default=False,
         help="start the worker again when it breaks (default: no)",
     )
+    parser.add_argument(
+        "--drain-seconds",
+        type=seconds,
+        default=DRAIN_S,
+        metavar="S",
+        help="how long running requests may go on after SIGTERM before other workers take them "
+        "over (default: %(default)s)",
+    )
     return parser.parse_args(argv)
+
+
+def seconds(text: str) -> float:
+    """Read a length of time.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
 
 
 def served_name(model_path: str) -> str:
@@ -140,6 +161,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         EngineBroken: this process can compute no more; its jobs are handed over.
     """
     from workers.control import listen
+    from workers.last_lines import LastLines
     from workers.pulse import Pulse
     from workers.worker import BatchWorker
 
@@ -161,6 +183,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         state="loading",
         started_s=time.time(),
     )
+    last_lines = LastLines(info.id)
+    logging.getLogger().addHandler(last_lines)
     log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
     with Pulse(connect(settings.url), info) as pulse:
         options = EngineOptions(
@@ -180,7 +204,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             upstream=_upstream(settings, flags),
         )
         engine = load_engine(options, pulse.progress)
-        worker = BatchWorker(settings.url, name, info.id, engine)
+        worker = BatchWorker(settings.url, name, info.id, engine, flags.drain_seconds, last_lines)
         listen(worker)
         pulse.attach(worker)
         if not worker.trouble:

@@ -1,7 +1,7 @@
 """What is said to all workers at once: a thread that hears `helio:control`.
 
-It cancels jobs itself; texts are counted in a thread beside it, so that a long one delays no
-cancellation. Whatever is heard, neither thread ends.
+It cancels jobs and passes orders on itself; texts are counted in a thread beside it, so that a long
+one delays no cancellation. Whatever is heard, neither thread ends.
 """
 
 from __future__ import annotations
@@ -48,10 +48,18 @@ def _listen(worker: BatchWorker) -> None:
 def _obey(worker: BatchWorker, counting: ThreadPoolExecutor, data: bytes) -> None:
     try:
         command = json.loads(data)
-        if "count" not in command:
-            worker.cancel(str(command["cancel"]))
-        elif command["model"] == worker.queue.name:
-            counting.submit(_count, worker, str(command["count"]))
+        match command:
+            case {"count": count_id, "model": model}:
+                if model == worker.queue.name:
+                    counting.submit(_count, worker, str(count_id))
+            case {"pause": model} | {"resume": model}:
+                if model == worker.queue.name:
+                    worker.pause("pause" in command)
+            case {"drain": worker_id}:
+                if worker_id == worker.name:
+                    worker.drain("an order")
+            case _:
+                worker.cancel(str(command["cancel"]))
     except Exception as error:  # whatever a stranger may have published
         log.warning("no command on %s (%s): %.80r", keys.CONTROL, error, data)
 

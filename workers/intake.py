@@ -17,8 +17,9 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel
+from broker import channel, leases
 from broker.queues import GenerateJob, intermediate_key, put_back
+from workers import deaths
 from workers.running import RunningJob
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,15 @@ class Intake:
         for job_id in reversed(job_ids):
             put_back(self._client, self._queue.name, job_id)
 
-    def claim(self, job_ids: Sequence[str]) -> list[RunningJob]:
-        """Claim popped jobs in one round trip; those with nothing left to do are closed here."""
+    def claim(self, job_ids: Sequence[str], *, spare_suspects: bool = False) -> list[RunningJob]:
+        """Claim popped jobs in one round trip; those with nothing left to do are closed here.
+
+        With `spare_suspects`, those that may kill a worker are left to others; without, one is
+        taken. What is left goes to the end of the queue.
+        """
         if not job_ids:
             return []
-        found = self._fetch(job_ids)
+        found = self._leave_suspects(self._fetch(job_ids), spare_suspects)
         pipe = self._pops.pipeline(transaction=False)
         executions: list[tuple[Execution, int]] = []
         for job in found:
@@ -78,6 +83,12 @@ class Intake:
             else:
                 started.append(_running(job, execution, claimed))
         return started
+
+    def _leave_suspects(self, jobs: list[GenerateJob], spare: bool) -> list[GenerateJob]:
+        suspects = [job for job in jobs if leases.SUSPECT in job.meta][0 if spare else 1 :]
+        for job in suspects:
+            put_back(self._client, self._queue.name, job.id, at_front=False)
+        return [job for job in jobs if job not in suspects]
 
     def _fetch(self, job_ids: Sequence[str]) -> list[GenerateJob]:
         jobs = GenerateJob.fetch_many(job_ids, self._pops, serializer=JSONSerializer)
@@ -110,14 +121,25 @@ class Intake:
             pipe.delete(job.key, job.execution_registry.key)
         pipe.execute()
 
-    def hand_over(self, jobs: Iterable[RunningJob]) -> None:
-        """Let the leases of unfinished jobs run out now, so that another worker goes on."""
+    def hand_over(self, jobs: Sequence[RunningJob]) -> None:
+        """Put unfinished jobs back to the front of the queue, in their order, for other workers."""
         pipe = self._client.pipeline(transaction=False)
-        leases = self._queue.started_job_registry.key
-        for running in jobs:
+        for running in reversed(jobs):
             log.info("job %s is handed over", running.id)
-            pipe.zadd(leases, {running.execution.composite_key: 1}, xx=True)
+            leases.give_back(pipe, self._queue.name, running.lease, attempt=running.attempt)
         pipe.execute()
+
+    def give_up(self, running: RunningJob) -> None:
+        """Let a job go whose upstreams failed: the janitor queues it within a second.
+
+        What the publisher still holds of the job is thereby written before the next attempt.
+        """
+        leases.let_go(self._client, self._queue.name, running.lease)
+
+    def settle(self, jobs: Iterable[RunningJob]) -> None:
+        """Decide about unfinished jobs when this worker dies, see `workers.deaths`."""
+        held = [running.lease for running in jobs]
+        deaths.settle(self._client, self._queue.name, self._worker, held)
 
 
 def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:
@@ -129,6 +151,7 @@ def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> Runnin
         claimed.token_ids,
         claimed.text,
         claimed.cancelled,
+        claimed.failures,
     )
 
 

@@ -1,7 +1,7 @@
 """Repairs what dead workers leave behind: expired leases, and jobs popped but never started.
 
-One janitor at a time, under a lock that expires by Redis's clock. RQ's own clean-up re-queues an
-abandoned job or, when its retries are used up, fails it; then the reader is told here.
+One janitor at a time, under a lock that expires by Redis's clock. What becomes of jobs whose lease
+ran out is decided in `workers.deaths`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import time
 from typing import Any
 
 import redis
-from rq.job import Job
-from rq.registry import StartedJobRegistry
-from rq.serializers import JSONSerializer
 
-from broker import channel, keys
-from broker.errors import WorkerFailed
-from broker.queues import GenerateJob, intermediate_key, put_back
-from workers import lock
+from broker import keys, leases
+from broker.queues import intermediate_key, put_back
+from workers import deaths, lock
 
 log = logging.getLogger(__name__)
 
 STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
+AWAY_S = 3.0
+"""After so long without Redis, all workers get as long to renew their leases."""
 
 
 class Janitor:
@@ -33,40 +31,36 @@ class Janitor:
         self._client = client
         self._worker_id = worker_id
         self._stranded_since: dict[str, float] = {}
+        self._called_s = time.monotonic()
+        self._not_before_s = 0.0
 
     def sweep(self) -> None:
         """Repair the queues of all models, if this is the janitor of the moment."""
-        if not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
+        if self._was_away() or not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
             self._stranded_since.clear()
             return
         seconds, microseconds = self._client.time()
         models: Any = self._client.hkeys(keys.MODELS)
         seen: set[str] = set()
         for model in (raw.decode() for raw in models):
-            registry = StartedJobRegistry(
-                model, self._client, job_class=GenerateJob, serializer=JSONSerializer
-            )
-            registry.cleanup(seconds + microseconds / 1e6, exception_handlers=[self._abandoned])
-            seen |= self._put_back(model, registry)
+            deaths.sweep(self._client, model, seconds + microseconds / 1e6)
+            seen |= self._put_back(model)
         self._stranded_since = {
             job_id: since for job_id, since in self._stranded_since.items() if job_id in seen
         }
 
-    def _abandoned(self, job: Job, *_: object) -> bool:
-        log.warning("job %s was abandoned by its worker, %s retries left", job.id, job.retries_left)
-        if not job.retries_left:
-            error = WorkerFailed(
-                f"The workers that ran job {job.id} died again and again, so it was given up. "
-                "Try again, or change the request if that does not help."
-            )
-            channel.fail(self._client, job.id, self._worker_id, error.body)
-        return True
+    def _was_away(self) -> bool:
+        """Whether Redis was away a moment ago: leases ran out then without anybody's death."""
+        before, self._called_s = self._called_s, time.monotonic()
+        if self._called_s - before > AWAY_S:
+            self._not_before_s = self._called_s + AWAY_S
+        return self._called_s < self._not_before_s
 
-    def _put_back(self, model: str, registry: StartedJobRegistry) -> set[str]:
+    def _put_back(self, model: str) -> set[str]:
         popped: Any = self._client.lrange(intermediate_key(model), 0, -1)
         if not popped:
             return set()
-        started = set(registry.get_job_ids(cleanup=False))
+        started = {lease.job_id for lease in leases.read(self._client, model)}
         waiting = {raw.decode() for raw in popped} - started
         now = time.monotonic()
         for job_id in waiting:

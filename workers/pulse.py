@@ -1,7 +1,7 @@
 """The pulse: once a second a worker says that it lives, and renews what it holds.
 
-Also looks for cancellations whose message was lost, and lets the janitor work. Runs from before the
-model is loaded, so that people see the loading; survives a Redis that goes away.
+Also looks for orders and cancellations whose message was lost, and lets the janitor work. Runs from
+before the model is loaded, so that people see the loading; survives a Redis that goes away.
 """
 
 from __future__ import annotations
@@ -102,15 +102,21 @@ class Pulse:
         pipe = self._client.pipeline(transaction=False)
         worker = self._worker
         running = tuple(worker.running_jobs) if worker is not None else ()
+        pipe.sismember(keys.PAUSED, self._info.model)
+        pipe.hget(keys.worker(self._info.id), "drain")
         if worker is not None:
             for job_id in running:
                 pipe.hget(keys.job(job_id), "cancel")
             worker.renew(pipe)
         registry.announce(pipe, self._now())
-        replies = pipe.execute()
-        for job_id, cancelled in zip(running, replies, strict=False):
-            if cancelled == b"1" and worker is not None:
-                worker.cancel(job_id)
+        paused, drain, *replies = pipe.execute()
+        if worker is not None:
+            worker.pause(bool(paused))
+            if drain == b"1":
+                worker.drain("an order")
+            for job_id, cancelled in zip(running, replies, strict=False):
+                if cancelled == b"1":
+                    worker.cancel(job_id)
         self._janitor.sweep()
 
     def _now(self) -> WorkerInfo:
@@ -121,8 +127,9 @@ class Pulse:
         (first_s, first), (last_s, last) = self._counts[0], self._counts[-1]
         speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         self._peak_speed = max(speed, self._peak_speed * PEAK_DECAY if speed else self._peak_speed)
+        state = "unavailable" if worker.trouble else "ready"
         changes = {
-            "state": "unavailable" if worker.trouble else "ready",
+            "state": "draining" if worker.is_draining else state,
             "reason": worker.trouble,
             "slots": worker.engine.slots,
             "context_length": worker.engine.context_length,

@@ -15,8 +15,9 @@ from rq.job import Job
 
 from broker.errors import AnswerDiffers
 from broker.events import EventId, Timings
+from broker.leases import SUSPECT, Lease
 from broker.messages import GenerateRequest
-from broker.queues import MAX_RETRIES
+from broker.queues import MAX_FAILURES
 
 if TYPE_CHECKING:
     from workers.scheduler import Output
@@ -37,6 +38,7 @@ class RunningJob:
     resume_ids: tuple[int, ...] = ()
     told: str = ""
     cancelled: bool = False
+    failures: int = 0
     answer: list[str] = field(default_factory=list)
     claimed_s: float = field(default_factory=time.time)
     first_token_s: float | None = None
@@ -52,8 +54,18 @@ class RunningJob:
 
     @property
     def may_be_given_back(self) -> bool:
-        """Whether another attempt is left for another worker."""
-        return self.attempt <= MAX_RETRIES
+        """Whether it may be tried again after the upstreams of this worker failed."""
+        return self.failures < MAX_FAILURES
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its workers died again and again, though perhaps by what ran beside it."""
+        return SUSPECT in self.job.meta
+
+    @property
+    def lease(self) -> Lease:
+        """What says that this process runs it."""
+        return Lease(self.id, self.execution.id, 0.0)
 
     def next_id(self) -> EventId:
         """Id of the next event to append."""

@@ -26,7 +26,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import feedback, images
+from broker import feedback, images, orders
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
@@ -34,6 +34,7 @@ from broker.queues import GenerateJob, model_queue
 from workers.engines.base import Engine, Upstream
 from workers.generation import Generation
 from workers.intake import LEASE_S, POP_TIMEOUT_S, Intake
+from workers.last_lines import LastLines
 from workers.publisher import NO_USAGE, Ended, Publisher
 from workers.relay import Relay
 from workers.running import Runner, RunningJob
@@ -41,9 +42,11 @@ from workers.scheduler import Output
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 3.0
 _SWITCH_S = 0.0005
 """The engine's thread gets the interpreter back from the others after so long, not after 5 ms."""
+
+
+_SUSPECTS_PAUSE_S = 0.2
 
 
 class BatchWorker(BaseWorker):
@@ -52,8 +55,20 @@ class BatchWorker(BaseWorker):
     job_class = GenerateJob
     log_result_lifespan = False
 
-    def __init__(self, url: str, model: str, worker_id: str, engine: Engine | Upstream) -> None:
-        """Connect to the Redis at `url`; nothing is popped before `work`."""
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        worker_id: str,
+        engine: Engine | Upstream,
+        drain_s: float,
+        last_lines: LastLines,
+    ) -> None:
+        """Connect to the Redis at `url`; nothing is popped before `work`.
+
+        Asked to stop, it lets running jobs go on for `drain_s` seconds. `last_lines` has what is
+        logged from the start of the process.
+        """
         # Its own client that never repeats a command: a repeated pop would lose a job for a while.
         pops = connect(url, retry=False, socket_timeout_s=POP_TIMEOUT_S + 5.0)
         super().__init__(
@@ -72,7 +87,10 @@ class BatchWorker(BaseWorker):
         self.birth_date = now()
         self._slot_freed = threading.Condition()
         self._stopping = threading.Event()
-        self._drain_s = DRAIN_S
+        self._drain_s = drain_s
+        self._is_broken = False
+        self._paused: bool | None = None
+        self._last_lines = last_lines
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
         self._runner = self._start_runner(engine)
 
@@ -97,17 +115,22 @@ class BatchWorker(BaseWorker):
         """Tokens published since the start."""
         return self._publisher.tokens
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more jobs and ends when the running ones have."""
+        return self._stopping.is_set()
+
     def get_heartbeat_ttl(self, job: object) -> int:
         """Seconds that a running job's lease lasts without a pulse."""
         return LEASE_S
 
     def work(self, *_: object, **__: object) -> bool:
-        """Serve until a signal asks to stop; then let running jobs end for `DRAIN_S` seconds.
+        """Serve until a signal asks to stop; then let running jobs go on for a while.
 
         Redis may go away and come back at any time: the worker waits for it and never exits.
 
         Raises:
-            EngineBroken: the engine is of no more use; running jobs are handed over by then.
+            EngineBroken: the engine is of no more use; its death is counted for running jobs.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -124,8 +147,10 @@ class BatchWorker(BaseWorker):
             taking = pool.submit(self._take_jobs)
             try:
                 self._runner.run()
-            except BaseException:  # nothing that runs here will end by itself
+            except BaseException as error:  # nothing that runs here will end by itself
                 self._drain_s = 0.0
+                self._is_broken = True
+                log.error("the engine broke: %s", error)
                 raise
             finally:  # an engine that broke must not leave a worker that lives and does nothing
                 self._stopping.set()
@@ -134,8 +159,16 @@ class BatchWorker(BaseWorker):
     def _leave(self) -> None:
         """Say all that there is to say, and hand over what is not done."""
         self._publisher.stop(timeout_s=2.0)
+        left = tuple(self.running_jobs.values())
+        self.running_jobs.clear()  # before their leases end: a pulse would renew them
         try:
-            self._intake.hand_over(tuple(self.running_jobs.values()))
+            if self._is_broken:
+                pipe = self.redis.pipeline()
+                self._last_lines.write(pipe)
+                pipe.execute()
+                self._intake.settle(left)
+            else:
+                self._intake.hand_over(left)
             self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("Redis does not answer, leaving without a word: %s", error)
@@ -163,23 +196,45 @@ class BatchWorker(BaseWorker):
                 pause_s = min(2 * pause_s, 2.0)
 
     def _on_signal(self, number: int, _: object) -> None:
-        log.info("got %s, no new jobs are taken", signal.Signals(number).name)
-        self._stopping.set()
+        self.drain(signal.Signals(number).name)
+
+    def drain(self, reason: str) -> None:
+        """Take no new jobs, and let `work` return when the running ones have ended."""
+        if not self._stopping.is_set():
+            log.info("got %s, no new jobs are taken", reason)
+            self._stopping.set()
+
+    def pause(self, paused: bool) -> None:
+        """Take no new jobs for a while; running ones go on."""
+        if paused != (self._paused or False):
+            log.info("new jobs are %s", "not taken, the model is paused" if paused else "taken")
+        self._paused = paused
+        with self._slot_freed:
+            self._slot_freed.notify()
+
+    @property
+    def _takes_jobs(self) -> bool:
+        return not (self._stopping.is_set() or self._paused or self._runner.trouble)
 
     def _take(self) -> None:
+        if self._paused is None:
+            self.pause(self.queue.name in orders.paused(self.redis))
         with self._slot_freed:
             free = self._runner.slots - len(self.running_jobs)
-            if free <= 0 or self._runner.trouble:
+            if free <= 0 or not self._takes_jobs:
                 self._slot_freed.wait(POP_TIMEOUT_S)
                 return
         job_ids = self._intake.pop(free)
-        if self._runner.trouble:  # it came while this thread waited for jobs
+        if not self._takes_jobs:  # it came while this thread waited for jobs
             self._intake.put_back(job_ids)
             return
-        claimed = self._intake.claim(job_ids)
+        spare_suspects = any(job.is_suspect for job in tuple(self.running_jobs.values()))
+        claimed = self._intake.claim(job_ids, spare_suspects=spare_suspects)
         self.running_jobs |= {job.id: job for job in claimed}
         for job in claimed:
             self.execute_job(job.job, self.queue)
+        if job_ids and not claimed:  # suspects that wait for one another are popped again and again
+            self._stopping.wait(_SUSPECTS_PAUSE_S)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a claimed job to the engine and return; it completes on the publisher's thread."""
@@ -236,7 +291,7 @@ class BatchWorker(BaseWorker):
         log.warning("job %s goes back to its queue: %s", job.id, reason)
         self._leave_alone(job)
         try:
-            self._intake.hand_over([job])
+            self._intake.give_up(job)
         except RedisError as error:
             log.warning("job %s is taken over when its lease ends: %s", job.id, error)
 
@@ -255,4 +310,5 @@ class BatchWorker(BaseWorker):
         pipe.hset(self.key, mapping={**self.serialize(), "state": "busy"})
         pipe.expire(self.key, self.worker_ttl)
         worker_registration.register(self, pipe)
+        self._last_lines.write(pipe)
         self._intake.renew(pipe, tuple(self.running_jobs.values()))

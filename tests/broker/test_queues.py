@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -27,18 +26,6 @@ def make_request(model: str, text: str = "my secret prompt") -> GenerateRequest:
         sampling=SamplingParams(max_tokens=5, stop=("x",), seed=7),
         created_s=time.time(),
     )
-
-
-@pytest.fixture
-def model() -> str:
-    return f"model-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def submitter(server_url: str) -> Iterator[queues.Submitter]:
-    once = connect(server_url, retry=False)
-    yield queues.Submitter(once, max_queue_length=3)
-    once.close()
 
 
 def test_a_submitted_request_waits_in_its_models_queue(

@@ -249,24 +249,6 @@ def test_sigterm_hands_a_running_job_over_at_once(stack: Stack, slow: Service) -
     assert answer(slow, request)[0] == " ".join(["word"] * 200)
 
 
-def test_a_job_whose_workers_keep_dying_ends_in_an_error(stack: Stack, slow: Service) -> None:
-    request = ask(slow, "word")
-    worker = stack.slow_worker  # type: ignore[attr-defined]
-    for attempt in (1, 2, 3):
-        until(
-            lambda attempt=attempt: any(  # type: ignore[misc]
-                isinstance(e, Delta) and e.id.attempt == attempt
-                for e in channel.read_log(stack.redis, request.id)
-            ),
-            f"attempt {attempt} runs",
-        )
-        worker.signal(signal.SIGKILL)
-        worker = stack.echo_worker(SLOW)
-    events = [event for event in slow.follow(request) if event]
-    assert isinstance(events[-1], Failed)
-    assert "died again and again" in events[-1].error.message
-
-
 def test_the_worker_survives_a_redis_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("restart")
     with embedded_valkey(folder) as url:

@@ -1,0 +1,80 @@
+"""Leases: a job goes back to its queue once, whoever tries, and not if another attempt has it."""
+
+from __future__ import annotations
+
+import redis
+
+from broker import keys, leases, queues
+from broker.leases import Lease
+from tests.broker.test_queues import make_request
+
+
+def run(client: redis.Redis, submitter: queues.Submitter, model: str) -> Lease:
+    """Submit a job and have it run as attempt 1."""
+    request = make_request(model)
+    submitter.submit(request)
+    client.lrem(queues.queue_key(model), 1, request.id)
+    client.hset(keys.job(request.id), mapping={"attempt": 1, "state": "running"})
+    client.zadd(leases.leases_key(model), {f"{request.id}:e1": 100.0})
+    return Lease(request.id, "e1", 100.0)
+
+
+def waiting(client: redis.Redis, model: str) -> list[bytes]:
+    return client.lrange(queues.queue_key(model), 0, -1)  # type: ignore[return-value]
+
+
+def test_a_job_is_given_back_once_and_counted_once(
+    client: redis.Redis,
+    submitter: queues.Submitter,
+    model: str,
+) -> None:
+    lease = run(client, submitter, model)
+    assert leases.read(client, model) == [lease]
+    for _ in range(2):
+        pipe = client.pipeline()
+        leases.give_back(pipe, model, lease, attempt=1, death=True, suspect=True)
+        pipe.execute()
+    assert waiting(client, model) == [lease.job_id.encode()]
+    assert leases.read(client, model) == []
+    record = client.hmget(keys.job(lease.job_id), "deaths", "state", "failures")
+    assert record == [b"1", b"queued", None]
+    assert client.hget(f"rq:job:{lease.job_id}", "meta") == b'{"suspect": true}'
+
+
+def test_a_job_that_another_attempt_has_is_not_queued(
+    client: redis.Redis,
+    submitter: queues.Submitter,
+    model: str,
+) -> None:
+    lease = run(client, submitter, model)
+    client.hset(keys.job(lease.job_id), "attempt", 2)
+    pipe = client.pipeline()
+    leases.give_back(pipe, model, lease, attempt=1)
+    pipe.execute()
+    assert waiting(client, model) == []
+    assert leases.read(client, model) == []
+
+
+def test_a_failure_is_counted_once_and_its_lease_runs_out(
+    client: redis.Redis,
+    submitter: queues.Submitter,
+    model: str,
+) -> None:
+    lease = run(client, submitter, model)
+    for _ in range(2):
+        leases.let_go(client, model, lease)
+    assert leases.read(client, model) == [lease._replace(expires_s=1.0)]
+    assert client.hget(keys.job(lease.job_id), "failures") == b"1"
+
+
+def test_a_popped_job_can_go_to_the_end_of_its_queue(
+    client: redis.Redis,
+    submitter: queues.Submitter,
+    model: str,
+) -> None:
+    requests = [make_request(model) for _ in range(2)]
+    for request in requests:
+        submitter.submit(request)
+    client.lmove(queues.queue_key(model), queues.intermediate_key(model))
+    queues.put_back(client, model, requests[0].id, at_front=False)
+    assert waiting(client, model) == [requests[1].id.encode(), requests[0].id.encode()]
