@@ -9,6 +9,9 @@
 | helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
 | helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
 | helio:job:{id}:live   | channel | -                   | worker     | frontend         |
+| helio:job:{id}:readers| zset    | 5 s, renewed each s | API        | API              |
+| helio:deadlines       | zset    | members are swept   | API        | worker           |
+| helio:idempotency:{k} | string  | 24 h, as the job    | API        | API              |
 | helio:reader:{id}     | channel | while it reads      | -          | operators        |
 | helio:control         | channel | -                   | frontend   | workers          |
 | helio:image:{sha256}  | string  | 24 h, renewed       | frontend   | worker, frontend |
@@ -42,6 +45,7 @@ JANITOR_LOCK: Final = "helio:lock:janitor"
 BRIDGE_LOCK: Final = "helio:lock:bridge"
 FOREIGN_WORKERS: Final = "helio:foreign"
 CELL: Final = "helio:cell"
+DEADLINES: Final = "helio:deadlines"
 
 WORKER_TTL_S: Final = 5
 FAILED_WORKER_TTL_S: Final = 60
@@ -50,6 +54,7 @@ EVENTS_TTL_S: Final = 3600
 ENDED_EVENTS_TTL_S: Final = 900
 IMAGE_TTL_S: Final = 24 * 3600
 COUNT_TTL_S: Final = 10
+READER_TTL_S: Final = 5
 CHAT_LOG_LENGTH: Final = 100_000
 
 
@@ -76,6 +81,16 @@ def events(job_id: str) -> str:
 def live(job_id: str) -> str:
     """Pub/sub channel on which a job's events appear as they happen."""
     return f"helio:job:{job_id}:live"
+
+
+def readers(job_id: str) -> str:
+    """Who reads a job at the API, each until its lease ends (Unix seconds of Redis's clock)."""
+    return f"helio:job:{job_id}:readers"
+
+
+def idempotency(digest: str) -> str:
+    """Job that an `Idempotency-Key` started, by the SHA-256 of the key, and its body's digest."""
+    return f"helio:idempotency:{digest}"
 
 
 def reader(reader_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Repairs what dead workers leave behind: expired leases, and jobs popped but never started.
+"""Repairs what the dead leave behind: expired leases, jobs popped but never started or not read.
 
 One janitor at a time, under a lock that expires by Redis's clock. RQ's own clean-up re-queues an
 abandoned job or, when its retries are used up, fails it; then the reader is told here.
@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from broker import channel, keys
+from broker import channel, keys, readers
 from broker.errors import WorkerFailed
 from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import lock
@@ -26,6 +26,10 @@ STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
 
 
+SETTLE_S = 5.0
+"""After a pause of sweeping, Redis may have been away: readers get this time to come back."""
+
+
 class Janitor:
     """Called once a second by every worker; works only in the one that holds the lock."""
 
@@ -33,12 +37,14 @@ class Janitor:
         self._client = client
         self._worker_id = worker_id
         self._stranded_since: dict[str, float] = {}
+        self._swept_at = self._steady_since = -SETTLE_S
 
     def sweep(self) -> None:
         """Repair the queues of all models, if this is the janitor of the moment."""
         if not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
             self._stranded_since.clear()
             return
+        self._cancel_unread()
         seconds, microseconds = self._client.time()
         models: Any = self._client.hkeys(keys.MODELS)
         seen: set[str] = set()
@@ -51,6 +57,15 @@ class Janitor:
         self._stranded_since = {
             job_id: since for job_id, since in self._stranded_since.items() if job_id in seen
         }
+
+    def _cancel_unread(self) -> None:
+        now = time.monotonic()
+        if now - self._swept_at > SETTLE_S:
+            self._steady_since = now
+        self._swept_at = now
+        if now - self._steady_since >= SETTLE_S:
+            for job_id in readers.cancel_overdue(self._client):
+                log.info("job %s: nobody has come back to it in time, it is cancelled", job_id)
 
     def _abandoned(self, job: Job, *_: object) -> bool:
         log.warning("job %s was abandoned by its worker, %s retries left", job.id, job.retries_left)
