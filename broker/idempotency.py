@@ -1,7 +1,8 @@
 """One job for one `Idempotency-Key`: which job a key has started, and with what body.
 
 The key is written in the transaction that submits the job (`queues`), and expires with its record.
-A job that was cancelled or failed is no answer: the next request of its key starts another.
+A job that was cancelled or failed has no answer, nor has one whose log has expired: the next
+request of its key starts another.
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def find(client: redis.Redis, once: Once) -> str | None:
     if found is None:
         return None
     job_id, body = found.decode().split()
-    state, cancelled = client.hmget(keys.job(job_id), ("state", "cancel"))  # type: ignore[misc]
-    if state in (None, b"failed", b"cancelled") or (cancelled and state != b"done"):
+    if not _has_answer(client, job_id):
         return None
     if body != once.body:
         raise KeyReused(
@@ -62,3 +62,13 @@ def find(client: redis.Redis, once: Once) -> str | None:
             param="Idempotency-Key",
         )
     return str(job_id)
+
+
+def _has_answer(client: redis.Redis, job_id: str) -> bool:
+    record: Any = client.hmget(keys.job(job_id), ("state", "cancel"))
+    match record:
+        case (b"done", _):
+            return bool(client.exists(keys.events(job_id)))
+        case (b"queued" | b"running", cancelled):
+            return not cancelled
+    return False

@@ -57,7 +57,9 @@ def read(client: redis.Redis, job_id: str) -> Job:
         if state not in get_args(JobState):
             raise ValueError(state)
     except (ValidationError, ValueError):
-        raise JobNotFound(f"Job {job_id[:80]} is unknown here, or its record has expired.") from None
+        raise JobNotFound(
+            f"Job {job_id[:80]} is unknown here, or its record has expired."
+        ) from None
     position = None if state in ENDED else queues.position(client, request.model, job_id)
     if position is not None:  # also after a worker died: then it waits for the next one
         state = "queued"

@@ -135,7 +135,7 @@ class Submitter:
         while True:
             with self._client.pipeline() as pipe:
                 if once is not None:
-                    pipe.watch(once.name)
+                    pipe.watch(once.name)  # type: ignore[no-untyped-call]
                     if (started := idempotency.find(pipe, once)) is not None:
                         return started
                 self._write(pipe, queue, request, on_disconnect)

@@ -2,8 +2,8 @@
 
 Each reader holds a lease in the job's own sorted set, so that the last one to leave knows it, on
 whatever process. A job of the rule `grace:SECONDS` has a deadline in `helio:deadlines` all the
-time; its readers move it on, so it also comes when the process that read the job has died. All times
-are Redis's own. Knows nothing of sockets.
+time; its readers move it on, so it also comes when the process that read the job has died. All
+times are Redis's own. Knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _HOLD = (
     _NOW
     + """
 for place = 1, #KEYS - 1, 2 do
-  local readers, job, id, reader = KEYS[place + 1], KEYS[place + 2], ARGV[place + 1], ARGV[place + 2]
+  local readers, job = KEYS[place + 1], KEYS[place + 2]
+  local id, reader = ARGV[place + 1], ARGV[place + 2]
   redis.call('ZADD', readers, later(ARGV[1]), reader)
   redis.call('EXPIRE', readers, ARGV[1])
   local seconds = grace(job)
@@ -66,14 +67,7 @@ return redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel' and 1 or 0
 """
 )
 
-_TAKE_OVERDUE = (
-    _NOW
-    + """
-local overdue = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 100)
-if #overdue > 0 then redis.call('ZREM', KEYS[1], unpack(overdue)) end
-return overdue
-"""
-)
+_OVERDUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 100)"
 
 
 def check_rule(rule: str) -> str:
@@ -106,11 +100,10 @@ class Readers:
     def arrive(self, job_id: str) -> str:
         """Take a lease for one more reader of a job, and return the reader's id.
 
-        Raises:
-            RedisError: Redis did not answer.
+        A Redis that does not answer at the moment is told with the next renewal.
         """
         reader = uuid.uuid4().hex
-        self._hold({reader: job_id})
+        self._try_hold({reader: job_id})
         with self._lock:
             self._jobs[reader] = job_id
             if self._thread is None:
@@ -149,14 +142,16 @@ class Readers:
         while not self._closed.wait(RENEW_S):
             with self._lock:
                 jobs = dict(self._jobs)
-            try:
-                self._hold(jobs)
-            except RedisError as error:
-                log.warning("the leases of %d readers are not renewed: %s", len(jobs), error)
+            if jobs:
+                self._try_hold(jobs)
+
+    def _try_hold(self, jobs: dict[str, str]) -> None:
+        try:
+            self._hold(jobs)
+        except RedisError as error:
+            log.warning("the leases of %d readers are not renewed: %s", len(jobs), error)
 
     def _hold(self, jobs: dict[str, str]) -> None:
-        if not jobs:
-            return
         names, values = [keys.DEADLINES], [str(keys.READER_TTL_S)]
         for reader, job_id in jobs.items():
             names += (keys.readers(job_id), keys.job(job_id))
@@ -166,8 +161,9 @@ class Readers:
 
 def cancel_overdue(client: redis.Redis) -> list[str]:
     """Cancel the jobs to which nobody has come back in time, and return their ids."""
-    overdue: Any = client.eval(_TAKE_OVERDUE, 1, keys.DEADLINES)
+    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES)
     job_ids = [raw.decode() for raw in overdue]
     for job_id in job_ids:
         queues.cancel(client, job_id)
+        client.zrem(keys.DEADLINES, job_id)  # afterwards: who dies in between has lost nothing
     return job_ids
