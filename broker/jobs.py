@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import redis
-from pydantic import ValidationError
 
 from broker import keys, queues
 from broker.channel import read_log
@@ -56,7 +55,7 @@ def read(client: redis.Redis, job_id: str) -> Job:
         request = GenerateRequest.model_validate_json(record)
         if state not in get_args(JobState):
             raise ValueError(state)
-    except (ValidationError, ValueError):
+    except ValueError:
         raise JobNotFound(
             f"Job {job_id[:80]} is unknown here, or its record has expired."
         ) from None

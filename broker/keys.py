@@ -1,33 +1,33 @@
 """Every Redis key: pattern, type, lifetime, writer and readers. No key literal stands elsewhere.
 
-| key                   | type    | lifetime            | written by | read by          |
-|-----------------------|---------|---------------------|------------|------------------|
-| helio:workers         | set     | ids are swept       | workers    | frontend, broker |
-| helio:worker:{id}     | hash    | 5 s, renewed each s | worker     | frontend, broker |
-|                       |         | failed: 60 s        |            | broker           |
-| helio:models          | hash    | for ever, tiny      | workers    | frontend         |
-| helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
-| helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
-| helio:job:{id}:live   | channel | -                   | worker     | frontend         |
-| helio:job:{id}:readers| zset    | 5 s, renewed each s | API        | API              |
-| helio:deadlines       | zset    | members are swept   | API        | worker           |
-| helio:idempotency:{k} | string  | 24 h, as the job    | API        | API              |
-| helio:reader:{id}     | channel | while it reads      | -          | operators        |
-| helio:control         | channel | -                   | frontend   | workers          |
-| helio:image:{sha256}  | string  | 24 h, renewed       | frontend   | worker, frontend |
-| helio:log:chats       | stream  | last 100,000        | worker     | operators        |
-| helio:log:feedback    | stream  | for ever            | frontend   | operators        |
-| helio:count:{id}      | list    | 10 s                | worker     | API              |
-| helio:count:{id}:text | string  | 10 s, until taken   | API        | worker           |
-| helio:lock:janitor    | string  | 5 s                 | workers    | workers          |
-| helio:foreign         | set     | members are swept   | API        | bridge, API      |
-| helio:foreign:{url}   | hash    | 35 s, FastChat's    | API        | bridge, API      |
-|                       |         | 100 s, renewed; or  |            |                  |
-|                       |         | until withdrawn     |            |                  |
-| helio:lock:bridge     | string  | 5 s                 | bridges    | bridges          |
-| helio:cell            | string  | for ever            | whoever is | API, workers     |
-|                       |         |                     | first      |                  |
-| rq:queue:{model}      | list    | while jobs wait     | frontend   | worker           |
+| key                    | type    | lifetime            | written by | read by          |
+|------------------------|---------|---------------------|------------|------------------|
+| helio:workers          | set     | ids are swept       | workers    | frontend, broker |
+| helio:worker:{id}      | hash    | 5 s, renewed each s | worker     | frontend, broker |
+|                        |         | failed: 60 s        |            | broker           |
+| helio:models           | hash    | for ever, tiny      | workers    | frontend         |
+| helio:job:{id}         | hash    | 24 h                | frontend   | worker, frontend |
+| helio:job:{id}:events  | stream  | 1 h, ended: 15 min  | worker     | frontend         |
+| helio:job:{id}:live    | channel | -                   | worker     | frontend         |
+| helio:job:{id}:readers | zset    | 5 s, renewed each s | API        | API              |
+| helio:deadlines        | zset    | members are swept   | API        | worker           |
+| helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
+| helio:reader:{id}      | channel | while it reads      | -          | operators        |
+| helio:control          | channel | -                   | frontend   | workers          |
+| helio:image:{sha256}   | string  | 24 h, renewed       | frontend   | worker, frontend |
+| helio:log:chats        | stream  | last 100,000        | worker     | operators        |
+| helio:log:feedback     | stream  | for ever            | frontend   | operators        |
+| helio:count:{id}       | list    | 10 s                | worker     | API              |
+| helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
+| helio:lock:janitor     | string  | 5 s                 | workers    | workers          |
+| helio:foreign          | set     | members are swept   | API        | bridge, API      |
+| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API        | bridge, API      |
+|                        |         | 100 s, renewed; or  |            |                  |
+|                        |         | until withdrawn     |            |                  |
+| helio:lock:bridge      | string  | 5 s                 | bridges    | bridges          |
+| helio:cell             | string  | for ever            | whoever is | API, workers     |
+|                        |         |                     | first      |                  |
+| rq:queue:{model}       | list    | while jobs wait     | frontend   | worker           |
 
 RQ keeps its own bookkeeping under `rq:` (job hashes, `rq:wip:{model}`, `rq:workers`).
 """

@@ -140,10 +140,9 @@ class Readers:
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEW_S):
-            with self._lock:
-                jobs = dict(self._jobs)
-            if jobs:
-                self._try_hold(jobs)
+            with self._lock:  # a lease must not come back after its reader has left
+                if self._jobs:
+                    self._try_hold(self._jobs)
 
     def _try_hold(self, jobs: dict[str, str]) -> None:
         try:
