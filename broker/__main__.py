@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from broker import feedback, foreign, logs, orders, quarantine, registry
+from broker import feedback, foreign, logs, orders, quarantine, queues, registry
 from broker.addresses import AllowList, is_loopback, split_url
 from broker.connection import connect, redis_errors
 from broker.errors import ConfigurationError, HeliographError
@@ -188,6 +188,15 @@ def drop_quarantined(settings: Settings, job_id: str) -> int:
     return 0
 
 
+def cancel(settings: Settings, job_id: str) -> int:
+    """Cancel a job by its id, with or without the API's prefix."""
+    with redis_errors():
+        if queues.cancel(connect(settings.url), job_id.removeprefix(queues.ANSWER_PREFIX)):
+            return 0
+    print(f"heliograph: job {job_id} is unknown here, or its record has expired", file=sys.stderr)
+    return 1
+
+
 def tail_feedback(settings: Settings, count: int) -> int:
     """Print the last votes, one JSON object a line."""
     with redis_errors():
@@ -210,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="run the whole stack of the Procfile")
     commands.add_parser("serve", help="run the embedded Valkey server")
     commands.add_parser("status", help="show live workers, slots, queues and tokens/s")
+    drop = commands.add_parser("cancel", help="cancel a waiting or running job")
+    drop.add_argument("job", help="its id, as the API tells it")
     strangers = commands.add_parser(
         "foreign", help="register HTTP workers of LLaVA, InternVL or FastChat by hand"
     ).add_subparsers(dest="action", required=True)
@@ -266,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
                 return serve(settings)
             case "status":
                 return status(settings)
+            case "cancel":
+                return cancel(settings, flags.job)
             case "foreign" if flags.action == "add":
                 return add_foreign(settings, flags.url, flags.heart_beat)
             case "foreign":

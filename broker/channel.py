@@ -43,7 +43,10 @@ if not request then return false end
 local log = redis.call('XRANGE', KEYS[2], '-', '+')
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 local id = attempt .. '-0'
-redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then
+  redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
+end
 redis.call('XADD', KEYS[2], id, 'k', 'claim', 'w', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', KEYS[3], cjson.encode({id, {k='claim', w=ARGV[1]}}))
@@ -181,7 +184,7 @@ def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
     values: list[str | bytes] = [str(keys.ENDED_EVENTS_TTL_S)]
     for job_id, event in written:
         names += (keys.events(job_id), keys.live(job_id), keys.job(job_id))
-        state = "" if not is_terminal(event) else "done" if isinstance(event, End) else "failed"
+        state = _state_after(event)
         message = json.dumps((str(event.id), encode_event(event)), ensure_ascii=False)
         values += (message.encode(errors="replace"), state)
     try:
@@ -189,6 +192,16 @@ def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
     except NoScriptError:
         fenced = client.eval(_APPEND, len(names), *names, *values)
     return {written[place][0] for place in fenced}
+
+
+def _state_after(event: Event) -> str:
+    """A job's state from this event on; empty where it stays the same."""
+    match event:
+        case End():
+            return "cancelled" if event.finish_reason == "cancelled" else "done"
+        case Failed():
+            return "failed"
+    return ""
 
 
 def fail(client: redis.Redis, job_id: str, owner: str, error: ErrorBody) -> None:

@@ -81,6 +81,20 @@ class JobNotFound(InvalidRequest):
     code = "job_not_found"
 
 
+class AnswerExpired(InvalidRequest):
+    """The job has ended, and its answer is not kept any more."""
+
+    status = 410
+    code = "answer_expired"
+
+
+class KeyReused(InvalidRequest):
+    """An `Idempotency-Key` came again with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class QueueFull(HeliographError):
     """The model's queue is at its bound; the request was not accepted."""
 

@@ -1,37 +1,40 @@
 """Every Redis key: pattern, type, lifetime, writer and readers. No key literal stands elsewhere.
 
-| key                   | type    | lifetime            | written by | read by          |
-|-----------------------|---------|---------------------|------------|------------------|
-| helio:workers         | set     | ids are swept       | workers    | frontend, broker |
-| helio:worker:{id}     | hash    | 5 s, renewed each s | worker     | frontend, broker |
-|                       |         | failed: 60 s        |            | broker           |
-| helio:worker:{id}:log | string  | 1 h, renewed each s | worker     | broker, workers  |
-| helio:models          | hash    | for ever, tiny      | workers    | frontend         |
-| helio:job:{id}        | hash    | 24 h                | frontend   | worker, frontend |
-| helio:job:{id}:events | stream  | 1 h, ended: 15 min  | worker     | frontend         |
-| helio:job:{id}:live   | channel | -                   | worker     | frontend         |
-| helio:reader:{id}     | channel | while it reads      | -          | operators        |
-| helio:control         | channel | -                   | frontend,  | workers          |
-|                       |         |                     | broker     |                  |
-| helio:paused          | set     | until resumed       | broker     | workers, broker  |
-| helio:quarantine      | set     | ids are swept       | workers    | broker           |
-| helio:quarantine:{id} | hash    | 7 days              | workers    | broker           |
-| helio:image:{sha256}  | string  | 24 h, renewed; of a | frontend   | worker, frontend |
-|                       |         | job that was set    |            |                  |
-|                       |         | aside: 7 days       |            |                  |
-| helio:log:chats       | stream  | last 100,000        | worker     | operators        |
-| helio:log:feedback    | stream  | for ever            | frontend   | operators        |
-| helio:count:{id}      | list    | 10 s                | worker     | API              |
-| helio:count:{id}:text | string  | 10 s, until taken   | API        | worker           |
-| helio:lock:janitor    | string  | 5 s                 | workers    | workers          |
-| helio:foreign         | set     | members are swept   | API        | bridge, API      |
-| helio:foreign:{url}   | hash    | 35 s, FastChat's    | API        | bridge, API      |
-|                       |         | 100 s, renewed; or  |            |                  |
-|                       |         | until withdrawn     |            |                  |
-| helio:lock:bridge     | string  | 5 s                 | bridges    | bridges          |
-| helio:cell            | string  | for ever            | whoever is | API, workers     |
-|                       |         |                     | first      |                  |
-| rq:queue:{model}      | list    | while jobs wait     | frontend   | worker           |
+| key                    | type    | lifetime            | written by | read by          |
+|------------------------|---------|---------------------|------------|------------------|
+| helio:workers          | set     | ids are swept       | workers    | frontend, broker |
+| helio:worker:{id}      | hash    | 5 s, renewed each s | worker     | frontend, broker |
+|                        |         | failed: 60 s        |            | broker           |
+| helio:worker:{id}:log  | string  | 1 h, renewed each s | worker     | broker, workers  |
+| helio:models           | hash    | for ever, tiny      | workers    | frontend         |
+| helio:job:{id}         | hash    | 24 h                | frontend   | worker, frontend |
+| helio:job:{id}:events  | stream  | 1 h, ended: 15 min  | worker     | frontend         |
+| helio:job:{id}:live    | channel | -                   | worker     | frontend         |
+| helio:job:{id}:readers | zset    | 5 s, renewed each s | API        | API              |
+| helio:deadlines        | zset    | members are swept   | API        | workers          |
+| helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
+| helio:reader:{id}      | channel | while it reads      | -          | operators        |
+| helio:control          | channel | -                   | frontend,  | workers          |
+|                        |         |                     | broker     |                  |
+| helio:paused           | set     | until resumed       | broker     | workers, broker  |
+| helio:quarantine       | set     | ids are swept       | workers    | broker           |
+| helio:quarantine:{id}  | hash    | 7 days              | workers    | broker           |
+| helio:image:{sha256}   | string  | 24 h, renewed; of a | frontend   | worker, frontend |
+|                        |         | job that was set    |            |                  |
+|                        |         | aside: 7 days       |            |                  |
+| helio:log:chats        | stream  | last 100,000        | worker     | operators        |
+| helio:log:feedback     | stream  | for ever            | frontend   | operators        |
+| helio:count:{id}       | list    | 10 s                | worker     | API              |
+| helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
+| helio:lock:janitor     | string  | 5 s                 | workers    | workers          |
+| helio:foreign          | set     | members are swept   | API        | bridge, API      |
+| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API        | bridge, API      |
+|                        |         | 100 s, renewed; or  |            |                  |
+|                        |         | until withdrawn     |            |                  |
+| helio:lock:bridge      | string  | 5 s                 | bridges    | bridges          |
+| helio:cell             | string  | for ever            | whoever is | API, workers     |
+|                        |         |                     | first      |                  |
+| rq:queue:{model}       | list    | while jobs wait     | frontend   | worker           |
 
 RQ keeps its own bookkeeping under `rq:` (job hashes, `rq:wip:{model}`, `rq:workers`).
 """
@@ -51,6 +54,7 @@ JANITOR_LOCK: Final = "helio:lock:janitor"
 BRIDGE_LOCK: Final = "helio:lock:bridge"
 FOREIGN_WORKERS: Final = "helio:foreign"
 CELL: Final = "helio:cell"
+DEADLINES: Final = "helio:deadlines"
 
 WORKER_TTL_S: Final = 5
 FAILED_WORKER_TTL_S: Final = 60
@@ -61,6 +65,7 @@ ENDED_EVENTS_TTL_S: Final = 900
 IMAGE_TTL_S: Final = 24 * 3600
 COUNT_TTL_S: Final = 10
 QUARANTINE_TTL_S: Final = 7 * 24 * 3600
+READER_TTL_S: Final = 5
 CHAT_LOG_LENGTH: Final = 100_000
 
 
@@ -97,6 +102,16 @@ def events(job_id: str) -> str:
 def live(job_id: str) -> str:
     """Pub/sub channel on which a job's events appear as they happen."""
     return f"helio:job:{job_id}:live"
+
+
+def readers(job_id: str) -> str:
+    """Who reads a job at the API, each until its lease ends (Unix seconds of Redis's clock)."""
+    return f"helio:job:{job_id}:readers"
+
+
+def idempotency(digest: str) -> str:
+    """Job that an `Idempotency-Key` started, by the SHA-256 of the key, and its body's digest."""
+    return f"helio:idempotency:{digest}"
 
 
 def reader(reader_id: str) -> str:

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import redis
+from redis.client import Pipeline
+from redis.exceptions import WatchError
 from rq import Queue, Retry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from broker import keys
+from broker import idempotency, keys
 from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
+from broker.idempotency import Once
 from broker.messages import GenerateRequest
 
 MAX_DEATHS: Final = 2
@@ -31,6 +34,9 @@ MAX_FAILURES: Final = 2
 """A job goes back to its queue so often after the upstreams of a worker failed."""
 
 FAILURE_TTL_S: Final = 3600
+
+ANSWER_PREFIX: Final = "chatcmpl-"
+"""What OpenAI's routes put before a job's id."""
 
 
 def generate(job_id: str) -> NoReturn:
@@ -113,10 +119,15 @@ class Submitter:
         self._max = max_queue_length
         self._queues: dict[str, Queue] = {}
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Enqueue a request.
+    def submit(
+        self, request: GenerateRequest, on_disconnect: str = "", once: Once | None = None
+    ) -> str:
+        """Enqueue a request, unless its `once` has started a job already; return the job's id.
+
+        `on_disconnect` is written down for `readers`; empty if they have no say.
 
         Raises:
+            KeyReused: `once` has started a job with another body.
             QueueFull: the model's queue is at its bound.
             RedisError: Redis did not answer; the job may or may not have been enqueued.
         """
@@ -128,6 +139,24 @@ class Submitter:
                 f"{length} requests already wait for model {request.model!r}, which is the limit. "
                 "Try again later."
             )
+        while True:
+            with self._client.pipeline() as pipe:
+                if once is not None:
+                    pipe.watch(once.name)  # type: ignore[no-untyped-call]
+                    if (started := idempotency.find(pipe, once)) is not None:
+                        return started
+                self._write(pipe, queue, request, on_disconnect)
+                if once is not None:
+                    pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
+                try:
+                    pipe.execute()
+                    return request.id
+                except WatchError:  # another request of the same key was quicker
+                    continue
+
+    def _write(
+        self, pipe: Pipeline, queue: Queue, request: GenerateRequest, on_disconnect: str
+    ) -> None:
         job = GenerateJob.create(
             "broker.queues.generate",
             args=(request.id,),
@@ -140,12 +169,15 @@ class Submitter:
             failure_ttl=FAILURE_TTL_S,
             retry=Retry(max=MAX_DEATHS, enqueue_at_front=True),
         )
-        pipe = self._client.pipeline()
         queue.enqueue_job(job, pipeline=pipe)  # first: RQ opens the transaction itself
-        record = {"request": request.model_dump_json(), "state": "queued", "model": request.model}
+        record = {
+            "request": request.model_dump_json(),
+            "state": "queued",
+            "model": request.model,
+            "on_disconnect": on_disconnect,
+        }
         pipe.hset(keys.job(request.id), mapping=record)  # type: ignore[arg-type]
         pipe.expire(keys.job(request.id), keys.JOB_TTL_S)
-        pipe.execute()
 
 
 def position(client: redis.Redis, model: str, job_id: str) -> int | None:
@@ -158,6 +190,8 @@ def position(client: redis.Redis, model: str, job_id: str) -> int | None:
 _CANCEL = """
 local model = redis.call('HGET', KEYS[1], 'model')
 if not model then return 0 end
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'done' or state == 'failed' or state == 'cancelled' then return 1 end
 redis.call('HSET', KEYS[1], 'cancel', '1')
 if redis.call('LREM', ARGV[1] .. model, 1, ARGV[2]) == 1 then
   local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
@@ -166,7 +200,7 @@ if redis.call('LREM', ARGV[1] .. model, 1, ARGV[2]) == 1 then
   for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
   redis.call('XADD', KEYS[2], attempt .. '-0', unpack(flat))
   redis.call('PUBLISH', KEYS[3], cjson.encode({attempt .. '-0', fields}))
-  redis.call('HSET', KEYS[1], 'state', 'done')
+  redis.call('HSET', KEYS[1], 'state', 'cancelled')
   redis.call('EXPIRE', KEYS[2], ARGV[4])
   redis.call('DEL', KEYS[5])
 else

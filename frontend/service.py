@@ -12,10 +12,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import cell, counts, feedback, foreign, images, queues, registry
+from broker import cell, counts, feedback, foreign, idempotency, images, jobs, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
-from broker.events import START, EventId
+from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
 from broker.messages import (
     ChatMessage,
@@ -26,6 +26,7 @@ from broker.messages import (
     WorkerInfo,
     ready_prompt,
 )
+from broker.readers import Readers
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
 from frontend import pictures, videos
@@ -60,11 +61,13 @@ class Service:
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
         self._subscriber = Subscriber(self._redis)
+        self.readers = Readers(self._redis)
         self.fleet = Fleet(settings, self._once)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
         self._subscriber.close()
+        self.readers.close()
         self._redis.close()
         self._once.close()
 
@@ -178,19 +181,27 @@ class Service:
         sampling: SamplingParams,
         *,
         path: tuple[str, ...] = (),
+        on_disconnect: str = "",
+        once: idempotency.Once | None = None,
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
+
+        What its `once` has started already is returned instead. `on_disconnect` is what becomes of
+        the job when its `readers` are gone; empty where the door sees to that itself.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
 
         Raises:
+            KeyReused: `once` came with another body before.
             LoopDetected: it has come through this one.
             InvalidRequest: no message, an empty last one, a ready prompt beside others, too many
                 images, images for a model that takes none.
             ModelNotFound, NoLiveWorker, QueueFull, RedisUnavailable: see `broker.errors`.
         """
         with redis_errors():
+            if once is not None and (started := idempotency.find(self._once, once)) is not None:
+                return jobs.read(self._once, started).request
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
             info = self.fleet.find(model, sees=any(message.images for message in messages))
@@ -205,8 +216,8 @@ class Service:
                 created_s=time.time(),
                 path=path,
             )
-            self._submitter.submit(request)
-        return request
+            started = self._submitter.submit(request, on_disconnect, once)
+            return request if started == request.id else jobs.read(self._once, started).request
 
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
@@ -266,6 +277,20 @@ class Service:
                 return self.fleet.serves(model)
         except RedisUnavailable:
             return True  # not known: the subscriber decides when to give up on Redis
+
+    def job(self, job_id: str) -> jobs.Job:
+        """What is known of a job.
+
+        Raises:
+            JobNotFound: its record has expired or never existed.
+        """
+        with redis_errors():
+            return jobs.read(self._redis, job_id)
+
+    def ending(self, job: jobs.Job, after: EventId) -> Event | None:
+        """The job's terminal event if nothing comes after `after`; see `broker.jobs`."""
+        with redis_errors():
+            return jobs.ending(self._redis, job, after)
 
     def position(self, request: GenerateRequest) -> int | None:
         """Jobs that will be taken before this one; None when it is not waiting."""

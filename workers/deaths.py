@@ -23,6 +23,9 @@ from broker.queues import MAX_DEATHS
 log = logging.getLogger(__name__)
 
 
+_ENDED = (b"done", b"failed", b"cancelled")
+
+
 class _Held(NamedTuple):
     """A lease, and what the job's record says."""
 
@@ -62,7 +65,7 @@ def _look_up(client: redis.Redis, held: Sequence[Lease]) -> list[_Held]:
     for lease in held:
         pipe.hmget(keys.job(lease.job_id), "worker", "deaths", "state")
     return [
-        _Held(lease, (worker or b"").decode(), int(deaths or 0), state in (b"done", b"failed"))
+        _Held(lease, (worker or b"").decode(), int(deaths or 0), state in _ENDED)
         for lease, (worker, deaths, state) in zip(held, pipe.execute(), strict=True)
     ]
 

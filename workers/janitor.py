@@ -1,4 +1,4 @@
-"""Repairs what dead workers leave behind: expired leases, and jobs popped but never started.
+"""Repairs what the dead leave behind: expired leases, jobs popped but never started or not read.
 
 One janitor at a time, under a lock that expires by Redis's clock. What becomes of jobs whose lease
 ran out is decided in `workers.deaths`.
@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from broker import keys, leases
+from broker import keys, leases, readers
 from broker.queues import intermediate_key, put_back
 from workers import deaths, lock
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
 AWAY_S = 3.0
-"""After so long without Redis, all workers get as long to renew their leases."""
+"""After so long without Redis, all workers and readers get as long to renew their leases."""
 
 
 class Janitor:
@@ -39,6 +39,7 @@ class Janitor:
         if self._was_away() or not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
             self._stranded_since.clear()
             return
+        self._cancel_unread()
         seconds, microseconds = self._client.time()
         models: Any = self._client.hkeys(keys.MODELS)
         seen: set[str] = set()
@@ -55,6 +56,10 @@ class Janitor:
         if self._called_s - before > AWAY_S:
             self._not_before_s = self._called_s + AWAY_S
         return self._called_s < self._not_before_s
+
+    def _cancel_unread(self) -> None:
+        for job_id in readers.cancel_overdue(self._client):
+            log.info("job %s: nobody has come back to it in time, it is cancelled", job_id)
 
     def _put_back(self, model: str) -> set[str]:
         popped: Any = self._client.lrange(intermediate_key(model), 0, -1)

@@ -1,7 +1,8 @@
 """One job followed for one client: its events, and its cancellation when the client leaves.
 
 This is where a client that leaves frees its slot: its socket is looked at on every event and every
-tick, and whatever ends the reading early cancels the job, once.
+tick, and whatever ends the reading early gives up the client's place among the job's readers, once;
+what becomes of a job that nobody reads is `broker.readers`' to decide.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from broker.connection import redis_errors
 from broker.errors import (
     HeliographError,
     JobNotFound,
@@ -17,7 +19,7 @@ from broker.errors import (
     RedisUnavailable,
     RemoteError,
 )
-from broker.events import Claim, Delta, End, Failed, TokenLogprob, is_terminal
+from broker.events import START, Claim, Delta, End, EventId, Failed, TokenLogprob, is_terminal
 from broker.messages import GenerateRequest
 from broker.subscriber import Events
 from frontend.api.client import Client, ClientGone
@@ -42,21 +44,22 @@ class Answers:
         self._stopping = False
 
     def stop(self) -> None:
-        """End every answer that is being followed at its next event or tick, and cancel its job."""
+        """End all answers that are followed, at their next event or tick, as if the client left."""
         self._stopping = True
 
-    def follow(self, request: GenerateRequest, client: Client) -> Events:
-        """Yield the job's events, and None on each tick of silence.
+    def follow(self, request: GenerateRequest, client: Client, after: EventId = START) -> Events:
+        """Yield the job's events after `after`, and None on each tick of silence.
 
         Raises:
-            ClientGone: the client has closed its connection; the job is cancelled.
-            ServerStopping: this process is about to end; the job is cancelled.
+            ClientGone: the client has closed its connection.
+            ServerStopping: this process is about to end.
             NoLiveWorker, JobNotFound, RedisUnavailable: see `frontend.service`.
         """
         ended = False
+        reader = self._service.readers.arrive(request.id)
         try:
             with client.watched():
-                for event in self._service.follow(request, tick_s=TICK_S):
+                for event in self._service.follow(request, after, tick_s=TICK_S):
                     ended = event is not None and is_terminal(event)
                     if not ended:
                         self._look_after(client)
@@ -65,8 +68,10 @@ class Answers:
             ended = True
             raise
         finally:
-            if not ended:
-                self._cancel(request.id)
+            if ended:
+                self._service.readers.release(reader)
+            else:
+                self._leave(request.id, reader)
 
     def _look_after(self, client: Client) -> None:
         if client.is_gone():
@@ -74,10 +79,11 @@ class Answers:
         if self._stopping:
             raise ServerStopping("This server is stopping. Send the request again.")
 
-    def _cancel(self, job_id: str) -> None:
-        log.info("job %s cancelled: nobody reads it any more", job_id)
+    def _leave(self, job_id: str, reader: str) -> None:
         try:
-            self._service.cancel(job_id)
+            with redis_errors():
+                if self._service.readers.leave(reader):
+                    log.info("job %s cancelled: nobody reads it any more", job_id)
         except HeliographError as error:
             log.warning("job %s could not be cancelled: %s", job_id, error)
 

@@ -16,6 +16,7 @@ from frontend.api.answer import Answers
 from frontend.api.client import Client
 from frontend.api.control import ControlPlane
 from frontend.api.controller import controller
+from frontend.api.jobs import jobs
 from frontend.api.openai import openai
 from frontend.api.worker import worker
 from frontend.service import Service
@@ -43,7 +44,7 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
     app.extensions["heliograph.control"] = ControlPlane.of(settings)
     app.before_request(_begin)
     app.after_request(_finish)
-    for routes in (openai, controller, worker):
+    for routes in (openai, jobs, controller, worker):
         app.register_blueprint(routes)
     app.add_url_rule("/health", "health", lambda: _health(service))
     errors.install(app)

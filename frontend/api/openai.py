@@ -10,23 +10,22 @@ import json
 from typing import Any
 
 from flask import Blueprint, Response, g, request
-from werkzeug.datastructures import Headers
 
 from broker import cell
-from broker.errors import HeliographError, ModelNotFound
-from broker.messages import GenerateRequest, ModelInfo
-from broker.subscriber import Events
-from frontend.api import sse
-from frontend.api.answer import Whole, first_news, whole
+from broker.errors import InvalidRequest, ModelNotFound
+from broker.idempotency import Once
+from broker.messages import ModelInfo
+from broker.readers import CANCEL
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
+from frontend.api.completion import streamed_reply, whole_reply
 from frontend.api.content import read_messages
 from frontend.api.context import current_answers, current_service
-from frontend.api.logprobs import logprobs_object
 from frontend.api.schemas import ChatRequest, parse
-from frontend.service import Service
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
+
+MAX_KEY_LENGTH = 255
 
 
 @openai.get("/models")
@@ -62,66 +61,37 @@ def chat_completions() -> Response:
     """Answer a conversation, as one object or as a stream."""
     client = Client(request.environ)
     wanted = parse(read_json_body(request))
+    once = _once(wanted)
     service = current_service()
-    messages = read_messages(wanted, service)
-    path = cell.read_path(request.headers.get(cell.HEADER, ""))
-    job = service.submit(wanted.model, messages, wanted.sampling, path=path)
+    job = service.submit(
+        wanted.model,
+        read_messages(wanted, service),
+        wanted.sampling,
+        path=cell.read_path(request.headers.get(cell.HEADER, "")),
+        on_disconnect=wanted.on_disconnect or CANCEL,
+        once=once,
+    )
     g.job_id = job.id
     events = current_answers().follow(job, client)
     try:
-        return _stream(wanted, job, events) if wanted.stream else _whole(wanted, job, events)
+        if wanted.stream:
+            return streamed_reply(job, events, usage=wanted.include_usage)
+        return whole_reply(job, events)
     except ClientGone:
         return Response(status=499)
 
 
-def _whole(wanted: ChatRequest, job: GenerateRequest, events: Events) -> Response:
-    answer = whole(events)
-    return _json(
-        {
-            "id": f"chatcmpl-{job.id}",
-            "object": "chat.completion",
-            "created": int(job.created_s),
-            "model": job.model,
-            "choices": [_choice(wanted, answer)],
-            "usage": sse.usage_object(answer.end.usage),
-        }
-    )
-
-
-def _choice(wanted: ChatRequest, answer: Whole) -> dict[str, Any]:
-    return {
-        "index": 0,
-        "message": {"role": "assistant", "content": answer.text, "refusal": None},
-        "logprobs": logprobs_object(answer.logprobs) if wanted.logprobs else None,
-        "finish_reason": sse.finish_reason(answer.end),
-    }
-
-
-def _stream(wanted: ChatRequest, job: GenerateRequest, events: Events) -> Response:
-    service = current_service()
-    first = first_news(events)
-    headers = Headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-    if first is None and (ahead := _position(service, job)) is not None:
-        headers["X-Queue-Position"] = str(ahead)
-    chunks = sse.Chunks(
-        f"chatcmpl-{job.id}", job.model, int(job.created_s), usage=wanted.include_usage
-    )
-    stream = sse.stream(first, events, chunks, lambda: _waiting_for(service, job))
-    response = Response(stream, mimetype="text/event-stream", headers=headers)
-    response.call_on_close(events.close)
-    return response
-
-
-def _waiting_for(service: Service, job: GenerateRequest) -> str:
-    ahead = _position(service, job)
-    return "waiting" if ahead is None else f"queued, {ahead} ahead"
-
-
-def _position(service: Service, job: GenerateRequest) -> int | None:
-    try:
-        return service.position(job)
-    except HeliographError:
+def _once(wanted: ChatRequest) -> Once | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
         return None
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidRequest(
+            f"Idempotency-Key: it must have 1 to {MAX_KEY_LENGTH} characters; {len(key)} were "
+            "sent.",
+            param="Idempotency-Key",
+        )
+    return Once.of(key, wanted.model_dump_json().encode())
 
 
 def _json(value: Any) -> Response:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from broker.errors import InvalidRequest
 from broker.messages import MAX_INPUT_TILES, ImageProcessMode, SamplingParams
+from broker.readers import check_rule
 from frontend.api.errors import Unsupported
 
 MAX_MESSAGES = 1_000
@@ -132,6 +133,7 @@ class ChatRequest(Strict):
     max_input_tiles: Annotated[int, Field(ge=1, le=MAX_INPUT_TILES)] | None = None
     max_video_frames: Annotated[int, Field(ge=1, le=MAX_VIDEO_FRAMES)] | None = None
     image_process_mode: ImageProcessMode | None = None
+    on_disconnect: str | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None
@@ -200,6 +202,8 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def _refuse_contradictions(request: ChatRequest) -> None:
+    if request.on_disconnect is not None:
+        check_rule(request.on_disconnect)
     for key in request.logit_bias or ():
         if not _DIGITS.fullmatch(key) or int(key) > MAX_TOKENS:
             raise InvalidRequest(

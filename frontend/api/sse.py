@@ -72,8 +72,12 @@ class Chunks:
 
     def end(self, event: End) -> bytes:
         """The rest of the text, why it ended, and the usage if it was asked for."""
-        mark = f"id: {event.id}\n"
         piece = self.piece(event) if event.text or event.logprobs else b""
+        return piece + self.finish(event)
+
+    def finish(self, event: End) -> bytes:
+        """What `end` has after the text."""
+        mark = f"id: {event.id}\n"
         last = (
             f'{mark}{self._head}"choices":[{{"index":0,"delta":{{}},"logprobs":null,'
             f'"finish_reason":"{finish_reason(event)}"}}]{self._tail}'
@@ -81,7 +85,7 @@ class Chunks:
         if self._usage:
             counts = _compact(usage_object(event.usage))
             last += f'{mark}{self._head}"choices":[],"usage":{counts}}}\n\n'
-        return piece + last.encode() + DONE
+        return last.encode() + DONE
 
 
 def comment(text: str) -> bytes:
@@ -95,7 +99,12 @@ def failure(body: ErrorBody) -> bytes:
 
 
 def stream(
-    first: Delta | End | None, events: Events, chunks: Chunks, waiting_for: Callable[[], str]
+    first: Delta | End | None,
+    events: Events,
+    chunks: Chunks,
+    waiting_for: Callable[[], str],
+    *,
+    begins: bool = True,
 ) -> Iterator[bytes]:
     """Yield a stream's bytes, from the first chunk to `[DONE]`.
 
@@ -104,15 +113,17 @@ def stream(
         events: the rest; its end is the caller's to close.
         chunks: encodes them.
         waiting_for: what a comment shall say while nothing comes.
+        begins: whether it is the beginning of the answer; else there is no first chunk.
     """
+    head = chunks.begin() if begins else b""
     try:
         match first:
             case None:
-                yield chunks.begin() + comment(waiting_for())
+                yield head + comment(waiting_for())
             case Delta():
-                yield chunks.begin() + chunks.piece(first)
+                yield head + chunks.piece(first)
             case End():
-                yield chunks.begin() + chunks.end(first)
+                yield head + chunks.end(first)
                 return
         yield from _rest(events, chunks, waiting_for)
     except ClientGone:

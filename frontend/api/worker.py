@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from broker import cell
 from broker.errors import HeliographError, InvalidRequest, NoLiveWorker
 from broker.messages import GenerateRequest
+from broker.readers import CANCEL
 from frontend.api.answer import whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
@@ -87,7 +88,7 @@ def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest]:
     said = cell.read_path(request.headers.get(cell.HEADER, ""))
     path = tuple(dict.fromkeys((*said, *(payload.heliograph_path or ()))))
     messages = read_prompt(payload, service)
-    job = service.submit(payload.model, messages, payload.sampling, path=path)
+    job = service.submit(payload.model, messages, payload.sampling, path=path, on_disconnect=CANCEL)
     g.job_id = job.id
     return payload, job
 

@@ -90,7 +90,7 @@ def test_closing_while_queued_takes_the_job_out_of_the_queue(
             client.send(body("word", model="slow", stream=stream))
             (waiting,) = until(lambda: echo_stack.redis.lrange(queue, 0, -1), "it waits")
         until(lambda: not echo_stack.redis.llen(queue), "it has left the queue")
-        assert echo_stack.redis.hget(keys.job(waiting.decode()), "state") == b"done"
+        assert echo_stack.redis.hget(keys.job(waiting.decode()), "state") == b"cancelled"
         busy.wait_for("data: ")
 
 

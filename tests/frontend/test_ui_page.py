@@ -146,7 +146,7 @@ def test_a_closed_tab_frees_its_slot(
     tab.page.wait_for_function("window.seen.length >= 2")
     until(lambda: running(echo_stack) == 1, "the answer runs", 3)
     tab.close()
-    until(lambda: last_job(echo_stack)[0] == "done", "the job is cancelled", 2)
+    until(lambda: last_job(echo_stack)[0] == "cancelled", "the job is cancelled", 2)
     until(lambda: running(echo_stack) == 0, "the slot is free", 3)
 
 

@@ -1,0 +1,168 @@
+"""Who reads a job, and what becomes of it when nobody does: its rule `on_disconnect`.
+
+Each reader holds a lease in the job's own sorted set, so that the last one to leave knows it, on
+whatever process. A job of the rule `grace:SECONDS` has a deadline in `helio:deadlines` all the
+time; its readers move it on, so it also comes when the process that read the job has died. All
+times are Redis's own. Knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import uuid
+from typing import Any, Final
+
+import redis
+from redis.exceptions import RedisError
+
+from broker import keys, queues
+from broker.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+
+CANCEL: Final = "cancel"
+DETACH: Final = "detach"
+
+MAX_GRACE_S: Final = 3600
+RENEW_S: Final = 1.0
+
+_GRACE = re.compile("grace:([1-9][0-9]{0,3})")
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local function later(seconds) return string.format('%.3f', now + seconds) end
+local function grace(job)
+  return tonumber(string.match(redis.call('HGET', job, 'on_disconnect') or '', '^grace:(%d+)$'))
+end
+"""
+
+# For each reader two keys (readers, job) and two values (job id, reader).
+_HOLD = (
+    _NOW
+    + """
+for place = 1, #KEYS - 1, 2 do
+  local readers, job = KEYS[place + 1], KEYS[place + 2]
+  local id, reader = ARGV[place + 1], ARGV[place + 2]
+  redis.call('ZADD', readers, later(ARGV[1]), reader)
+  redis.call('EXPIRE', readers, ARGV[1])
+  local seconds = grace(job)
+  if seconds then redis.call('ZADD', KEYS[1], later(ARGV[1] + seconds), id) end
+end
+"""
+)
+
+# Leases that ran out are no readers. Returns whether the job shall be cancelled.
+_LEAVE = (
+    _NOW
+    + """
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', later(0))
+if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
+local seconds = grace(KEYS[2])
+if seconds then redis.call('ZADD', KEYS[3], later(seconds), ARGV[2]) end
+return redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel' and 1 or 0
+"""
+)
+
+_OVERDUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 100)"
+
+
+def check_rule(rule: str) -> str:
+    """Return a rule that `on_disconnect` may have.
+
+    Raises:
+        InvalidRequest: it is another.
+    """
+    found = _GRACE.fullmatch(rule)
+    if rule in (CANCEL, DETACH) or (found and int(found[1]) <= MAX_GRACE_S):
+        return rule
+    raise InvalidRequest(
+        "on_disconnect: it must be 'cancel', 'detach' or 'grace:SECONDS' with 1 to "
+        f"{MAX_GRACE_S} seconds; {rule[:40]!r} was sent.",
+        param="on_disconnect",
+    )
+
+
+class Readers:
+    """The readers of one process; a thread renews their leases."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Start nothing yet: the thread starts with the first reader."""
+        self._client = client
+        self._lock = threading.Lock()
+        self._jobs: dict[str, str] = {}
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def arrive(self, job_id: str) -> str:
+        """Take a lease for one more reader of a job, and return the reader's id.
+
+        A Redis that does not answer at the moment is told with the next renewal.
+        """
+        reader = uuid.uuid4().hex
+        self._try_hold({reader: job_id})
+        with self._lock:
+            self._jobs[reader] = job_id
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew, name="readers", daemon=True)
+                self._thread.start()
+        return reader
+
+    def release(self, reader: str) -> None:
+        """Forget a reader whose job has ended; its lease runs out by itself."""
+        with self._lock:
+            self._jobs.pop(reader, None)
+
+    def leave(self, reader: str) -> bool:
+        """Give a lease up, and cancel the job if nobody else reads it and its rule says so.
+
+        Returns:
+            Whether it was cancelled.
+
+        Raises:
+            RedisError: Redis did not answer.
+        """
+        with self._lock:
+            job_id = self._jobs.pop(reader)
+        names = (keys.readers(job_id), keys.job(job_id), keys.DEADLINES)
+        if not self._client.eval(_LEAVE, len(names), *names, reader, job_id):
+            return False
+        return queues.cancel(self._client, job_id)
+
+    def close(self) -> None:
+        """End the thread; for tests and short programs."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._closed.wait(RENEW_S):
+            with self._lock:  # a lease must not come back after its reader has left
+                if self._jobs:
+                    self._try_hold(self._jobs)
+
+    def _try_hold(self, jobs: dict[str, str]) -> None:
+        try:
+            self._hold(jobs)
+        except RedisError as error:
+            log.warning("the leases of %d readers are not renewed: %s", len(jobs), error)
+
+    def _hold(self, jobs: dict[str, str]) -> None:
+        names, values = [keys.DEADLINES], [str(keys.READER_TTL_S)]
+        for reader, job_id in jobs.items():
+            names += (keys.readers(job_id), keys.job(job_id))
+            values += (job_id, reader)
+        self._client.eval(_HOLD, len(names), *names, *values)
+
+
+def cancel_overdue(client: redis.Redis) -> list[str]:
+    """Cancel the jobs to which nobody has come back in time, and return their ids."""
+    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES)
+    job_ids = [raw.decode() for raw in overdue]
+    for job_id in job_ids:
+        queues.cancel(client, job_id)
+        client.zrem(keys.DEADLINES, job_id)  # afterwards: who dies in between has lost nothing
+    return job_ids

@@ -1,0 +1,102 @@
+"""The last reader of a job decides by the job's rule, whatever process it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from broker import channel, jobs, keys, queues, readers
+from broker.connection import connect
+from broker.events import End, EventId, Timings, Usage
+from broker.readers import Readers
+from tests.broker.test_queues import make_request
+
+
+@pytest.fixture
+def processes(server_url: str) -> Iterator[tuple[Readers, Readers]]:
+    """Two processes that read."""
+    clients = [connect(server_url) for _ in range(2)]
+    made = (Readers(clients[0]), Readers(clients[1]))
+    yield made
+    for process, client in zip(made, clients, strict=True):
+        process.close()
+        client.close()
+
+
+def submit(server_url: str, rule: str) -> str:
+    once = connect(server_url, retry=False)
+    job_id = queues.Submitter(once, max_queue_length=100).submit(make_request("read"), rule)
+    once.close()
+    return job_id
+
+
+def now_s(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()  # type: ignore[misc]
+    return float(seconds) + float(microseconds) / 1e6
+
+
+def test_only_the_last_reader_that_leaves_cancels(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    job_id = submit(server_url, "cancel")
+    first, second = (process.arrive(job_id) for process in processes)
+    assert not processes[0].leave(first)
+    assert jobs.read(client, job_id).state == "queued"
+    assert processes[1].leave(second)
+    assert jobs.read(client, job_id).state == "cancelled"
+
+
+def test_a_lease_that_ran_out_is_no_reader(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    job_id = submit(server_url, "cancel")
+    reader = processes[0].arrive(job_id)
+    client.zadd(keys.readers(job_id), {"of a dead process": now_s(client) - 0.01})
+    assert processes[0].leave(reader)
+
+
+@pytest.mark.parametrize("rule", ["detach", ""])
+def test_other_jobs_are_left_alone(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers], rule: str
+) -> None:
+    job_id = submit(server_url, rule)
+    assert not processes[0].leave(processes[0].arrive(job_id))
+    assert jobs.read(client, job_id).state == "queued"
+    assert client.zscore(keys.DEADLINES, job_id) is None
+
+
+def test_a_grace_counts_from_the_leaving_and_its_end_cancels(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    job_id = submit(server_url, "grace:100")
+    before_s = now_s(client)
+    assert not processes[0].leave(processes[0].arrive(job_id))
+    deadline_s = client.zscore(keys.DEADLINES, job_id)
+    assert isinstance(deadline_s, float)
+    assert before_s + 99.999 <= deadline_s <= now_s(client) + 100.001
+    assert readers.cancel_overdue(client) == []
+    client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01})
+    assert readers.cancel_overdue(client) == [job_id]
+    assert jobs.read(client, job_id).state == "cancelled"
+    assert client.zscore(keys.DEADLINES, job_id) is None
+
+
+def test_an_ended_job_stays_as_it_is_when_it_is_claimed_or_cancelled_again(
+    client: redis.Redis, server_url: str
+) -> None:
+    job_id = submit(server_url, "detach")
+    client.lrem(queues.queue_key("read"), 1, job_id)
+    for attempt in (1, 2):
+        pipe = client.pipeline(transaction=False)
+        channel.claim(pipe, job_id, "worker")
+        pipe.execute()
+        if attempt == 1:
+            end = End(EventId(1, 1), "", (), "stop", Usage(1, 0), Timings(0.0, 0.0, 0.0))
+            channel.append(client, [(job_id, end)])
+    assert queues.cancel(client, job_id)
+    assert jobs.read(client, job_id).state == "done"
+    ending = jobs.ending(client, jobs.read(client, job_id), EventId(2, 0))
+    assert isinstance(ending, End)
+    assert ending.id == EventId(1, 1)
