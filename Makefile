@@ -1,5 +1,6 @@
 # make up    install on the first run, then start the whole stack; Ctrl-C stops it
 # make test  install what the tests need, check the code, run every test
+# make chaos kill and freeze workers in the middle of answers, 50 times each (about an hour)
 # make check format, lint and types only
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: up test check install install-dev
+.PHONY: up test chaos check install install-dev
 
 up: install
 	@exec $(BIN)/python -m broker up
 
 test: check
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+chaos: install-dev
+	$(BIN)/python -m pytest tests/chaos --chaos-runs $(or $(RUNS),50)
 
 check: install-dev
 	$(BIN)/ruff format --check

@@ -13,6 +13,10 @@ from tests.pictures import scene
 from tests.stack import Stack, embedded_valkey, real_redis
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-runs", type=int, default=2, help="runs of each fault in tests/chaos")
+
+
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with embedded_valkey(tmp_path_factory.mktemp("valkey")) as url:

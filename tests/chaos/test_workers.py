@@ -1,0 +1,137 @@
+"""Workers that die or freeze in the middle of answers: every text comes out exactly, once."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker import leases, registry
+from broker.messages import SamplingParams
+from broker.queues import intermediate_key, queue_key
+from frontend.service import Service
+from tests.chaos.cases import Case, Readers
+from tests.stack import Process, Stack, embedded_valkey, until
+from tests.workers.test_worker import ask, say
+
+TOKENS = 150
+ECHO = f"tokens_per_s=100&tokens={TOKENS}"
+EXPECTED = " ".join(["word"] * TOKENS)
+STREAMS = 6
+DEMO = "heliograph-demo"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def service(stack: Stack) -> Iterator[Service]:
+    made = Service(stack.settings())
+    yield made
+    made.close()
+
+
+def busiest(stack: Stack, workers: list[Process]) -> Process:
+    """The worker with the most running answers."""
+    by_pid = {process.pid: process for process in workers}
+    infos = [info for info in registry.workers(stack.redis) if info.pid in by_pid]
+    return by_pid[max(infos, key=lambda info: info.running).pid]
+
+
+def kill(process: Process) -> None:
+    process.signal(signal.SIGKILL)
+    process.wait()
+
+
+def freeze(process: Process) -> None:
+    """Stop a worker for longer than its leases last; it wakes up as somebody who lost its jobs."""
+    process.signal(signal.SIGSTOP)
+    threading.Timer(9.0, process.signal, (signal.SIGCONT,)).start()
+
+
+def nothing_is_left(stack: Stack, model: str) -> bool:
+    waiting = stack.redis.llen(queue_key(model)) + stack.redis.llen(intermediate_key(model))  # type: ignore[operator]
+    return not waiting and not leases.read(stack.redis, model)
+
+
+def strike(
+    stack: Stack,
+    service: Service,
+    case: Case,
+    runs: int,
+    fault: Callable[[Process], None],
+) -> None:
+    """Have a fault hit a worker at a random token of its answers, again and again."""
+    dice = random.Random(f"{case.name} {runs}")
+    workers = [stack.echo_worker(ECHO), stack.echo_worker(ECHO)]
+    for _ in range(runs):
+        readers = Readers(service, [ask(service, "word") for _ in range(STREAMS)])
+        readers.until_tokens(dice.randrange(1, TOKENS - 40))
+        struck_s = time.monotonic()
+        victim = busiest(stack, workers)
+        fault(victim)
+        case.note(readers.finish(), EXPECTED, struck_s)
+        if victim.status is not None:
+            workers[workers.index(victim)] = stack.echo_worker(ECHO)
+        until(lambda: nothing_is_left(stack, "echo"), "RQ's records are closed", 40)
+    assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
+
+
+def test_workers_killed_at_random_tokens(
+    stack: Stack, service: Service, case: Case, runs: int
+) -> None:
+    strike(stack, service, case, runs, kill)
+    assert case.worst_s < 10, case.line()
+
+
+def test_workers_frozen_at_random_tokens(
+    stack: Stack, service: Service, case: Case, runs: int
+) -> None:
+    strike(stack, service, case, runs, freeze)
+    assert case.worst_s < 12, case.line()
+
+
+@pytest.fixture(scope="module")
+def model_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A Valkey whose workers keep their compiled code in one place."""
+    folder = tmp_path_factory.mktemp("model")
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        yield made
+        made.stop()
+
+
+def compiled_worker(stack: Stack) -> Process:
+    """A worker that computes a token alike in a prompt, an answer, alone and beside others."""
+    process = stack.worker("--compile", "now", wait=False)
+    until(lambda: stack.info(process), f"worker is ready\n{process.output}", 300)
+    return process
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_models_answer_is_the_undisturbed_one(
+    model_stack: Stack, case: Case, runs: int, temperature: float
+) -> None:
+    """Greedy and seeded: the next worker goes on with the very tokens."""
+    sampling = SamplingParams(
+        temperature=temperature, seed=11, max_tokens=400, min_tokens=400, ignore_eos=True
+    )
+    dice = random.Random(5)
+    workers = [compiled_worker(model_stack), compiled_worker(model_stack)]
+    service = Service(model_stack.settings())
+    alone = Readers(service, [service.submit(DEMO, say("Hello"), sampling)]).finish()[0].text
+    for _ in range(runs):
+        readers = Readers(service, [service.submit(DEMO, say("Hello"), sampling)])
+        readers.until_tokens(dice.randrange(1, 200))
+        struck_s = time.monotonic()
+        victim = busiest(model_stack, workers)
+        kill(victim)
+        case.note(readers.finish(), alone, struck_s)
+        workers[workers.index(victim)] = compiled_worker(model_stack)
+    for process in workers:
+        process.stop()
+    service.close()
+    assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
