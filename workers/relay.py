@@ -47,7 +47,7 @@ class Relay:
         self._give_back = give_back
         self._cell = cell
         self._loop = asyncio.new_event_loop()
-        self._tasks: dict[RunningJob, asyncio.Task[None]] = {}
+        self._running: dict[RunningJob, tuple[asyncio.Task[None], _Answer]] = {}
         self._stopping = asyncio.Event()
         self._closed = threading.Event()
 
@@ -94,8 +94,8 @@ class Relay:
     async def _serve(self) -> None:
         checking = asyncio.create_task(self._check())
         await self._stopping.wait()
-        left = [checking, *self._tasks.values()]
-        self._tasks.clear()
+        left = [checking, *(task for task, _ in self._running.values())]
+        self._running.clear()
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -117,30 +117,28 @@ class Relay:
             await asyncio.sleep(CHECK_S)
 
     def _start(self, job: RunningJob) -> None:
-        task = self._loop.create_task(self._run(job))
-        self._tasks[job] = task
+        answer = _Answer(job)
+        self._running[job] = (self._loop.create_task(self._run(job, answer)), answer)
 
     def _end(self, job: RunningJob) -> None:
-        if (task := self._tasks.get(job)) is not None:
-            if not job.cancelled:
-                del self._tasks[job]
-            task.cancel()
+        if (running := self._running.pop(job, None)) is None:
+            return
+        task, answer = running
+        task.cancel()
+        if job.cancelled:  # told here, since a task that has not begun yet never will
+            ended = Output(job.id, finish_reason="cancelled", usage=answer.usage)
+            self._publish([(job, ended)])
 
-    async def _run(self, job: RunningJob) -> None:
-        """Bring one job to its end; without a word if it was dropped meanwhile."""
-        output: Output | None = None
-        answer = _Answer(job)
+    async def _run(self, job: RunningJob, answer: _Answer) -> None:
+        """Bring one job to its end; without a word once it was ended from outside."""
         try:
             output = await self._answer(job, answer)
-        except asyncio.CancelledError:
-            if job.cancelled:
-                output = Output(job.id, finish_reason="cancelled", usage=answer.usage)
         except HeliographError as error:
             output = Output(job.id, error=error.body)
         except Exception:
             log.exception("job %s could not be relayed", job.id)
             output = Output(job.id, error=_unexpected(job))
-        if self._tasks.pop(job, None) is not None and output is not None:
+        if self._running.pop(job, None) is not None and output is not None:
             self._publish([(job, output)])
 
     async def _answer(self, job: RunningJob, answer: _Answer) -> Output | None:
@@ -150,7 +148,7 @@ class Relay:
         if failure is None:
             return answer.last
         if job.may_be_given_back:
-            del self._tasks[job]
+            del self._running[job]
             self._give_back(job, failure)
             return None
         return Output(job.id, error=failure.body)
