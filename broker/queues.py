@@ -14,8 +14,10 @@ import redis
 from redis.client import Pipeline
 from redis.exceptions import WatchError
 from rq import Queue, Retry
+from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from broker import idempotency, keys
@@ -47,8 +49,37 @@ def generate(job_id: str) -> NoReturn:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"broker.queues.generate": generate}
 
 
+_SCORE = """
+local time = redis.call('TIME')
+local expires = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[2])
+return redis.call('ZADD', KEYS[1], ARGV[3], expires, ARGV[1])
+"""
+
+
+class LeaseRegistry(StartedJobRegistry):
+    """RQ's registry of running jobs, scored by the clock that judges it, which is Redis's."""
+
+    def add_execution(
+        self, execution: Execution, pipeline: Pipeline, ttl: int = 0, xx: bool = False
+    ) -> int:
+        """Queue on `pipeline` that a lease lasts `ttl` seconds from now on; `xx`: if it exists."""
+        only = "XX" if xx else "CH"
+        pipeline.eval(_SCORE, 1, self.key, execution.composite_key, str(ttl), only)
+        return 0
+
+
 class GenerateJob(Job):
     """An RQ job that can only name a function of the table, and runs no callback or webhook."""
+
+    @property
+    def started_job_registry(self) -> LeaseRegistry:
+        """The leases of this job's model."""
+        return LeaseRegistry(
+            self.origin,
+            connection=self.connection,
+            job_class=type(self),
+            serializer=self.serializer,
+        )
 
     @property
     def func(self) -> Callable[..., Any]:

@@ -111,7 +111,7 @@ class Intake:
     def renew(self, pipe: Pipeline, jobs: Iterable[RunningJob]) -> None:
         """Queue on `pipe` the renewal of the leases of running jobs."""
         for running in jobs:
-            running.execution.heartbeat(self._queue.started_job_registry, LEASE_S, pipe)
+            running.execution.heartbeat(running.job.started_job_registry, LEASE_S, pipe)
 
     def close(self, jobs: Sequence[tuple[Job, Execution]]) -> None:
         """RQ's success path for a result TTL of 0, for many jobs in one round trip."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 import redis
+from rq.executions import Execution
+from rq.serializers import JSONSerializer
 
 from broker import keys, leases, queues
 from broker.leases import Lease
@@ -78,3 +83,36 @@ def test_a_popped_job_can_go_to_the_end_of_its_queue(
     client.lmove(queues.queue_key(model), queues.intermediate_key(model))
     queues.put_back(client, model, requests[0].id, at_front=False)
     assert waiting(client, model) == [requests[1].id.encode(), requests[0].id.encode()]
+
+
+@pytest.mark.parametrize("wrong_by_s", [-300, 300])
+def test_leases_run_by_redis_clock_whatever_the_workers_says(
+    client: redis.Redis,
+    submitter: queues.Submitter,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong_by_s: int,
+) -> None:
+    clock = int(time.time()) + wrong_by_s
+    monkeypatch.setattr("rq.registry.current_timestamp", lambda: clock)
+    request = make_request(model)
+    submitter.submit(request)
+    job = queues.GenerateJob.fetch(request.id, client, serializer=JSONSerializer)
+    pipe = client.pipeline()
+    execution = Execution.create(job, 6, pipe, worker_name="w")
+    pipe.execute()
+
+    def left_s() -> list[float]:
+        seconds, microseconds = client.time()  # type: ignore[misc]
+        now_s = seconds + microseconds / 1e6
+        return [lease.expires_s - now_s for lease in leases.read(client, model)]
+
+    assert left_s() == [pytest.approx(6, abs=1)]
+    execution.heartbeat(job.started_job_registry, 60, pipe)
+    pipe.execute()
+    assert left_s() == [pytest.approx(60, abs=1)]
+    # A lease that somebody took away does not come back.
+    client.delete(leases.leases_key(model))
+    execution.heartbeat(job.started_job_registry, 60, pipe)
+    pipe.execute()
+    assert left_s() == []
