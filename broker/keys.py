@@ -3,8 +3,10 @@
 | key                    | type    | lifetime            | written by | read by          |
 |------------------------|---------|---------------------|------------|------------------|
 | helio:workers          | set     | ids are swept       | workers    | frontend, broker |
-| helio:worker:{id}      | hash    | 5 s, renewed each s | worker     | frontend, broker |
+| helio:worker:{id}      | hash    | 3 s, renewed each s | worker     | frontend, broker |
+|                        |         | loading: 10 s       |            |                  |
 |                        |         | failed: 60 s        |            | broker           |
+| helio:worker:{id}:here | channel | while it works      | -          | workers          |
 | helio:worker:{id}:log  | string  | 1 h, renewed each s | worker     | broker, workers  |
 | helio:models           | hash    | for ever, tiny      | workers    | frontend         |
 | helio:job:{id}         | hash    | 24 h                | frontend   | worker, frontend |
@@ -26,7 +28,7 @@
 | helio:log:feedback     | stream  | for ever            | frontend   | operators        |
 | helio:count:{id}       | list    | 10 s                | worker     | API              |
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
-| helio:lock:janitor     | string  | 5 s                 | workers    | workers          |
+| helio:lock:janitor     | string  | 2 s                 | workers    | workers          |
 | helio:foreign          | set     | members are swept   | API        | bridge, API      |
 | helio:foreign:{url}    | hash    | 35 s, FastChat's    | API        | bridge, API      |
 |                        |         | 100 s, renewed; or  |            |                  |
@@ -56,7 +58,8 @@ FOREIGN_WORKERS: Final = "helio:foreign"
 CELL: Final = "helio:cell"
 DEADLINES: Final = "helio:deadlines"
 
-WORKER_TTL_S: Final = 5
+WORKER_TTL_S: Final = 3
+LOADING_WORKER_TTL_S: Final = 10
 FAILED_WORKER_TTL_S: Final = 60
 WORKER_LOG_TTL_S: Final = 3600
 JOB_TTL_S: Final = 24 * 3600
@@ -72,6 +75,11 @@ CHAT_LOG_LENGTH: Final = 100_000
 def worker(worker_id: str) -> str:
     """Heartbeat hash of a worker."""
     return f"helio:worker:{worker_id}"
+
+
+def worker_here(worker_id: str) -> str:
+    """Channel that a worker is subscribed to while it works; Redis sees at once when it dies."""
+    return f"helio:worker:{worker_id}:here"
 
 
 def worker_log(worker_id: str) -> str:

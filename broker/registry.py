@@ -19,14 +19,18 @@ from broker.messages import ModelInfo, WorkerInfo
 from broker.queues import queue_key
 
 _DOWN = ("unavailable", "failed")
+_TTL_S = {"loading": keys.LOADING_WORKER_TTL_S, "failed": keys.FAILED_WORKER_TTL_S}
+_OVERDUE_S = 1.5
+"""A worker that has been silent for so long has missed a heartbeat."""
 
 
 def announce(pipe: Pipeline, info: WorkerInfo) -> None:
     """Queue on `pipe` one heartbeat: the worker's record with a fresh lifetime.
 
-    The record of one that failed is its last, and stays for a minute.
+    One that loads may be silent for longer, and the record of one that failed, which is its last,
+    stays for a minute.
     """
-    ttl_s = keys.FAILED_WORKER_TTL_S if info.state == "failed" else keys.WORKER_TTL_S
+    ttl_s = _TTL_S.get(info.state, keys.WORKER_TTL_S)
     fields = {key: _plain(value) for key, value in info.model_dump().items()}
     pipe.hset(keys.worker(info.id), mapping=fields)  # type: ignore[arg-type]
     pipe.expire(keys.worker(info.id), ttl_s)
@@ -59,6 +63,24 @@ def down(client: redis.Redis) -> list[WorkerInfo]:
 def _all(client: redis.Redis) -> list[WorkerInfo]:
     read = records.read_all(client, keys.WORKERS, keys.worker, WorkerInfo.model_validate)
     return sorted(read, key=lambda info: (info.model, info.id))
+
+
+def vanished(client: redis.Redis) -> list[WorkerInfo]:
+    """Workers that died a moment ago: their connection has ended and a heartbeat is overdue.
+
+    One that is stopped, or cut off from Redis, still seems connected; its record expires.
+    """
+    working = [info for info in _all(client) if info.state not in _TTL_S]
+    pipe = client.pipeline(transaction=False)
+    for info in working:
+        pipe.pttl(keys.worker(info.id))
+    pipe.pubsub_numsub(*(keys.worker_here(info.id) for info in working))
+    *left_ms, readers = pipe.execute()
+    return [
+        info
+        for info, left, (_, count) in zip(working, left_ms, readers, strict=True)
+        if not count and left < (keys.WORKER_TTL_S - _OVERDUE_S) * 1000
+    ]
 
 
 def models(client: redis.Redis) -> list[ModelInfo]:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
 ASK_AGAIN_S = 5.0
+LOCK_S = 5
 DRAIN_S = 12.0
 """How long the processes have to end when the bridge does."""
 
@@ -85,7 +86,7 @@ class Bridge:
     def _look(self) -> None:
         """See whose turn it is and who is registered; while Redis is away, all stays as it is."""
         try:
-            holds = lock.hold(self._redis, keys.BRIDGE_LOCK, self._id)
+            holds = lock.hold(self._redis, keys.BRIDGE_LOCK, self._id, LOCK_S)
             workers = foreign.workers(self._redis) if holds else []
         except RedisError as error:
             log.warning("Redis does not answer: %s", error)

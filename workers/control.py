@@ -35,7 +35,7 @@ def _listen(worker: BatchWorker) -> None:
     while True:
         try:
             if not pubsub.subscribed:
-                pubsub.subscribe(keys.CONTROL)
+                pubsub.subscribe(keys.CONTROL, keys.worker_here(worker.name))
             message = pubsub.get_message(timeout=1.0)
         except (RedisError, OSError) as error:
             log.warning("control channel lost, trying again: %s", error)

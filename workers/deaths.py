@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import redis
 
-from broker import channel, keys, leases, quarantine
+from broker import channel, keys, leases, quarantine, registry
 from broker.errors import WorkerFailed
 from broker.leases import Lease
+from broker.messages import WorkerInfo
 from broker.queues import MAX_DEATHS
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,15 @@ def sweep(client: redis.Redis, model: str, now_s: float) -> None:
     for worker, group in by_worker.items():
         _settle(client, model, worker, group)
     _give_back(client, model, [each for each in late if each.ended or each.worker not in dead])
+
+
+def bury(client: redis.Redis, worker: WorkerInfo) -> None:
+    """Take a worker that vanished out of the registry, and its leases away."""
+    log.warning("worker %s of %s has vanished", worker.id, worker.model)
+    latest = {lease.job_id: lease for lease in leases.read(client, worker.model)}
+    held = [e for e in _look_up(client, list(latest.values())) if e.worker == worker.id]
+    _settle(client, worker.model, worker.id, [each for each in held if not each.ended])
+    registry.withdraw(client, worker.id)
 
 
 def settle(client: redis.Redis, model: str, worker_id: str, held: Sequence[Lease]) -> None:

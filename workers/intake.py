@@ -24,7 +24,7 @@ from workers.running import RunningJob
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 6
+LEASE_S = 4
 POP_TIMEOUT_S = 1
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import redis
 
-from broker import keys, leases, readers
+from broker import keys, leases, readers, registry
 from broker.queues import intermediate_key, put_back
 from workers import deaths, lock
 
 log = logging.getLogger(__name__)
 
+LOCK_S = 2
+"""Twice the time between two sweeps: the next janitor need not wait long for a dead one's turn."""
 STRANDED_S = 3.0
 """A popped job that no worker has started after this time is put back."""
 AWAY_S = 3.0
@@ -33,13 +35,16 @@ class Janitor:
         self._stranded_since: dict[str, float] = {}
         self._called_s = time.monotonic()
         self._not_before_s = 0.0
+        self._server = ""
 
     def sweep(self) -> None:
         """Repair the queues of all models, if this is the janitor of the moment."""
-        if self._was_away() or not lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id):
+        if self._was_away() or not self._is_in_turn():
             self._stranded_since.clear()
             return
         self._cancel_unread()
+        for worker in registry.vanished(self._client):
+            deaths.bury(self._client, worker)
         seconds, microseconds = self._client.time()
         models: Any = self._client.hkeys(keys.MODELS)
         seen: set[str] = set()
@@ -50,12 +55,17 @@ class Janitor:
             job_id: since for job_id, since in self._stranded_since.items() if job_id in seen
         }
 
+    def _is_in_turn(self) -> bool:
+        return lock.hold(self._client, keys.JANITOR_LOCK, self._worker_id, LOCK_S)
+
     def _was_away(self) -> bool:
         """Whether Redis was away a moment ago: leases ran out then without anybody's death."""
         before, self._called_s = self._called_s, time.monotonic()
-        if self._called_s - before > AWAY_S:
+        told: Any = self._client.info("server")
+        server, self._server = self._server, told["run_id"]
+        if self._called_s - before > AWAY_S or server not in ("", self._server):
             self._not_before_s = self._called_s + AWAY_S
-        return self._called_s < self._not_before_s
+        return self._called_s < self._not_before_s or told["uptime_in_seconds"] < AWAY_S
 
     def _cancel_unread(self) -> None:
         for job_id in readers.cancel_overdue(self._client):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import redis
 
-LOCK_S = 5
-
 _HOLD = """
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
@@ -18,9 +16,9 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 
-def hold(client: redis.Redis, key: str, owner: str) -> bool:
-    """Take the lock, or renew it for `LOCK_S` seconds; False while another holds it."""
-    return bool(client.eval(_HOLD, 1, key, owner, str(LOCK_S)))
+def hold(client: redis.Redis, key: str, owner: str, seconds: int) -> bool:
+    """Take the lock, or renew it, for so many seconds; False while another holds it."""
+    return bool(client.eval(_HOLD, 1, key, owner, str(seconds)))
 
 
 def let_go(client: redis.Redis, key: str, owner: str) -> None:

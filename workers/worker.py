@@ -282,7 +282,8 @@ class BatchWorker(BaseWorker):
             log.warning("closing %d jobs in RQ failed: %s", len(ended), error)
 
     def _forget(self, job: RunningJob) -> None:
-        log.warning("job %s was taken over by another worker", job.id)
+        if self.running_jobs.get(job.id) is job:
+            log.warning("job %s was taken over by another worker", job.id)
         self._runner.drop(job)
         self._leave_alone(job)
 

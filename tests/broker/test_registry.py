@@ -51,6 +51,27 @@ def test_a_worker_whose_heartbeat_expired_is_swept(client: redis.Redis, model: s
     assert not client.sismember(keys.WORKERS, info.id)
 
 
+def test_a_worker_that_is_silent_and_not_connected_has_vanished(
+    client: redis.Redis, model: str
+) -> None:
+    info = announce(client, model)
+    other = announce(client, model, state="loading")
+
+    def vanished() -> list[WorkerInfo]:
+        return [each for each in registry.vanished(client) if each.model == model]
+
+    assert vanished() == []  # not connected, but it has just been heard
+    client.pexpire(keys.worker(info.id), 1400)
+    client.pexpire(keys.worker(other.id), 1400)  # one that loads is connected later
+    assert vanished() == [info]
+    pubsub = client.pubsub()  # type: ignore[no-untyped-call]
+    pubsub.subscribe(keys.worker_here(info.id))
+    assert pubsub.get_message(timeout=5)
+    client.pexpire(keys.worker(info.id), 1400)
+    assert vanished() == []  # silent, but connected
+    pubsub.close()
+
+
 def test_a_model_sums_its_workers(client: redis.Redis, model: str) -> None:
     announce(client, model, running=1, speed=10)
     announce(client, model, running=3, speed=20, context_length=50)

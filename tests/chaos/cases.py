@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 
 from broker.events import Delta, End, Event, EventId, Failed
 from broker.messages import GenerateRequest
@@ -24,13 +25,19 @@ class Case:
     exact: int = 0
     duplicated: int = 0
     lost: int = 0
-    worst_s: float = 0.0
+    recoveries_s: list[float] = field(default_factory=list)
+
+    @property
+    def worst_s(self) -> float:
+        """The longest silence of any answer after a fault."""
+        return max(self.recoveries_s, default=0.0)
 
     def line(self) -> str:
         """The figures as one line."""
         return (
             f"{self.name}: {self.runs} runs, {self.exact} of {self.answers} texts exact, "
-            f"{self.duplicated} duplicated, {self.lost} lost, worst recovery {self.worst_s:.1f} s"
+            f"{self.duplicated} duplicated, {self.lost} lost, recovery median "
+            f"{median(self.recoveries_s or [0.0]):.1f} s, worst {self.worst_s:.1f} s"
         )
 
     def note(self, told: Sequence[Told], expected: str, since_s: float) -> None:
@@ -41,7 +48,7 @@ class Case:
             self.exact += each.text == expected
             self.duplicated += each.duplicated
             self.lost += each.lost
-            self.worst_s = max(self.worst_s, each.silence_after(since_s))
+        self.recoveries_s.append(max(each.silence_after(since_s) for each in told))
 
 
 @dataclass

@@ -46,10 +46,12 @@ def kill(process: Process) -> None:
     process.wait()
 
 
-def freeze(process: Process) -> None:
+def freeze(process: Process) -> threading.Timer:
     """Stop a worker for longer than its leases last; it wakes up as somebody who lost its jobs."""
     process.signal(signal.SIGSTOP)
-    threading.Timer(9.0, process.signal, (signal.SIGCONT,)).start()
+    waking = threading.Timer(9.0, process.signal, (signal.SIGCONT,))
+    waking.start()
+    return waking
 
 
 def nothing_is_left(stack: Stack, model: str) -> bool:
@@ -62,7 +64,7 @@ def strike(
     service: Service,
     case: Case,
     runs: int,
-    fault: Callable[[Process], None],
+    fault: Callable[[Process], threading.Timer | None],
 ) -> None:
     """Have a fault hit a worker at a random token of its answers, again and again."""
     dice = random.Random(f"{case.name} {runs}")
@@ -72,8 +74,10 @@ def strike(
         readers.until_tokens(dice.randrange(1, TOKENS - 40))
         struck_s = time.monotonic()
         victim = busiest(stack, workers)
-        fault(victim)
+        waking = fault(victim)
         case.note(readers.finish(), EXPECTED, struck_s)
+        if waking is not None:
+            waking.join()
         if victim.status is not None:
             workers[workers.index(victim)] = stack.echo_worker(ECHO)
         until(lambda: nothing_is_left(stack, "echo"), "RQ's records are closed", 40)
@@ -84,14 +88,14 @@ def test_workers_killed_at_random_tokens(
     stack: Stack, service: Service, case: Case, runs: int
 ) -> None:
     strike(stack, service, case, runs, kill)
-    assert case.worst_s < 10, case.line()
+    assert case.worst_s < 5, case.line()
 
 
 def test_workers_frozen_at_random_tokens(
     stack: Stack, service: Service, case: Case, runs: int
 ) -> None:
     strike(stack, service, case, runs, freeze)
-    assert case.worst_s < 12, case.line()
+    assert case.worst_s < 7, case.line()
 
 
 @pytest.fixture(scope="module")

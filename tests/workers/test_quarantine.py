@@ -150,9 +150,11 @@ def test_jobs_that_died_together_twice_are_tried_one_at_a_time(
 def test_a_job_that_a_living_worker_lost_is_tried_again_uncounted(
     stack: Stack, service: Service
 ) -> None:
-    worker = stack.info(stack.echo_worker(SLOW))
+    process = stack.echo_worker(SLOW)
+    worker = stack.info(process)
     assert worker is not None
     orders.pause(stack.redis, "echo")
+    until(lambda: "the model is paused" in process.output, "the worker takes no jobs")
     asked = ask(service, "word")
     # As if the reply to its claim had been lost on the way.
     intake = Intake(queues.model_queue(stack.redis, "echo"), stack.redis, worker.id)
