@@ -128,6 +128,13 @@ def parse_flags(settings: Settings, argv: list[str] | None = None) -> argparse.N
         help="how long running requests may go on after SIGTERM before other workers take them "
         "over (default: %(default)s)",
     )
+    parser.add_argument(
+        "--pass-seconds",
+        type=seconds,
+        metavar="S",
+        help="an engine that does not come back from one pass for so long hangs: the worker ends, "
+        "and others take its requests over (default: 60, on a CPU 300; 0: never)",
+    )
     return parser.parse_args(argv)
 
 
@@ -163,6 +170,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     from workers.control import listen
     from workers.last_lines import LastLines
     from workers.pulse import Pulse
+    from workers.watchdog import Watchdog
     from workers.worker import BatchWorker
 
     model_path = str(DEMO_MODEL) if flags.model_path == "demo" else flags.model_path
@@ -206,7 +214,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(settings.url, name, info.id, engine, flags.drain_seconds, last_lines)
         listen(worker)
-        pulse.attach(worker)
+        pulse.attach(worker, Watchdog(worker, flags.pass_seconds))
         if not worker.trouble:
             log.info(
                 "%s is ready on %s: %d slots of %d tokens",

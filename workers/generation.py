@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,6 +40,7 @@ class Generation:
         self._jobs: dict[str, RunningJob] = {}
         self._retold: dict[str, Retold] = {}
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._at_work_since_s: float | None = None
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
     @property
@@ -50,6 +52,12 @@ class Generation:
     def trouble(self) -> str:
         """See `Runner.trouble`; an engine that cannot go on ends its process instead."""
         return ""
+
+    @property
+    def pass_s(self) -> float:
+        """See `Runner.pass_s`."""
+        since_s = self._at_work_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def add(self, job: RunningJob) -> None:
         """Prepare a job and run it as soon as a slot is free."""
@@ -118,10 +126,13 @@ class Generation:
         """Work until `stop`, on the thread that loaded the engine."""
         while True:
             while not self._scheduler.has_work or not self._commands.empty():
+                self._at_work_since_s = None
                 command = self._commands.get()
                 if command is None:
                     return
+                self._at_work_since_s = time.monotonic()
                 command()
+            self._at_work_since_s = time.monotonic()
             self._publish(self._outputs())
 
     def _outputs(self) -> list[tuple[RunningJob, Output]]:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 import redis
 from redis.exceptions import RedisError
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from broker import keys, registry
 from broker.messages import WorkerInfo
 from workers.janitor import Janitor
+from workers.watchdog import Watchdog
 from workers.worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Pulse:
         self._client = client
         self._info = info
         self._worker: BatchWorker | None = None
+        self._watchdog: Watchdog | None = None
         self._janitor = Janitor(client, info.id)
         self._counts: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
         self._peak_speed = 0.0
@@ -70,8 +73,9 @@ class Pulse:
             log.info("loading %s: %d %%", self._info.model, percent)
         self._wake.set()
 
-    def attach(self, worker: BatchWorker) -> None:
+    def attach(self, worker: BatchWorker, watchdog: Watchdog) -> None:
         """Go from loading to ready: from now on slots, running jobs and speed are told."""
+        self._watchdog = watchdog
         update = {"state": "ready", "progress": 100, "device": worker.engine.device}
         self._info = self._info.model_copy(update=update)
         self._worker = worker
@@ -95,8 +99,15 @@ class Pulse:
                 if answers:
                     log.warning("heartbeat failed, trying again each second: %s", error)
                 answers = False
+            self._watch()
             self._wake.wait(PERIOD_S)
             self._wake.clear()
+
+    def _watch(self) -> None:
+        if self._watchdog is not None and (complaint := self._watchdog.complaint()):
+            with suppress(RedisError):
+                self._tell_failure(complaint)
+            self._watchdog.bite(complaint)
 
     def _beat(self) -> None:
         pipe = self._client.pipeline(transaction=False)

@@ -61,6 +61,11 @@ class Relay:
         """Why no job can run now; empty when one can."""
         return self._upstream.trouble
 
+    @property
+    def pass_s(self) -> float:
+        """See `Runner.pass_s`; it only waits, and each wait has its limit."""
+        return 0.0
+
     def add(self, job: RunningJob) -> None:
         """Run a job."""
         self._call(self._start, job)

@@ -124,6 +124,11 @@ class Runner(Protocol):
         """Why no job can run now; empty when one can."""
         ...
 
+    @property
+    def pass_s(self) -> float:
+        """Seconds that `run` has been at one thing without coming back; 0 while it waits."""
+        ...
+
     def add(self, job: RunningJob) -> None:
         """Run a job."""
         ...

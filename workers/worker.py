@@ -26,11 +26,12 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import feedback, images, orders
+from broker import images, orders
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
 from broker.queues import GenerateJob, model_queue
+from workers import ending
 from workers.engines.base import Engine, Upstream
 from workers.generation import Generation
 from workers.intake import LEASE_S, POP_TIMEOUT_S, Intake
@@ -111,6 +112,11 @@ class BatchWorker(BaseWorker):
         return self._runner.trouble
 
     @property
+    def pass_s(self) -> float:
+        """Seconds that the engine has been at one thing; 0 while it waits for jobs."""
+        return self._runner.pass_s
+
+    @property
     def tokens(self) -> int:
         """Tokens published since the start."""
         return self._publisher.tokens
@@ -172,6 +178,12 @@ class BatchWorker(BaseWorker):
             self.register_death()  # type: ignore[no-untyped-call]
         except RedisError as error:
             log.warning("Redis does not answer, leaving without a word: %s", error)
+
+    def abandon(self) -> None:
+        """Give all jobs away at once, as one whose engine broke; the process must end then."""
+        self._is_broken = True
+        self._stopping.set()
+        self._leave()
 
     def _take_jobs(self) -> None:
         """Take jobs until asked to stop; then wait for the running ones, and stop the engine."""
@@ -254,32 +266,12 @@ class BatchWorker(BaseWorker):
         return images.get(self.redis, job.request.images)
 
     def _complete(self, ended: Sequence[Ended]) -> None:
-        """Close RQ's records of jobs whose terminal event is written, and log the chats."""
+        """Free the slots of jobs whose terminal event is written, then see to the rest."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
         with self._slot_freed:
             self._slot_freed.notify()
-        try:
-            pipe = self.redis.pipeline(transaction=False)
-            for end in ended:
-                outcome = end.finish_reason or "error"
-                job = end.job
-                feedback.log_chat(
-                    pipe,
-                    job.request,
-                    self.name,
-                    "".join(job.answer),
-                    outcome,
-                    end.usage,
-                    job.timings(),
-                    end.error,
-                )
-            pipe.hincrby(self.key, "successful_job_count", len(ended))
-            pipe.execute()
-            self._intake.close([(end.job.job, end.job.execution) for end in ended])
-        except RedisError as error:
-            # The reader has the whole answer; RQ's records expire with their lease.
-            log.warning("closing %d jobs in RQ failed: %s", len(ended), error)
+        ending.close(self.redis, self._intake, self.name, self.key, ended)
 
     def _forget(self, job: RunningJob) -> None:
         if self.running_jobs.get(job.id) is job:

@@ -66,6 +66,23 @@ def test_answers_of_a_worker_that_broke_go_on_in_another(stack: Stack, service: 
     assert failed.reason.endswith("tokens were told, breaks_after is reached")
 
 
+def test_answers_of_a_worker_that_hangs_go_on_in_another(stack: Stack, service: Service) -> None:
+    hanging = stack.worker(
+        "--engine", "echo", "--model-path", f"echo?{SLOW}&hangs_after=40", "--pass-seconds", "2"
+    )
+    asked = [ask(service, f"job-{n}") for n in range(3)]
+    for each in asked:
+        deltas(service, each, 2)
+    stack.echo_worker(SLOW)
+    assert hanging.wait(20) == BROKEN
+    for n, each in enumerate(asked):
+        assert answer(service, each)[0] == " ".join([f"job-{n}"] * 100)
+        assert len(claims(stack, each)) == 2
+    (failed,) = registry.down(stack.redis)
+    assert failed.reason.startswith("The engine has been in one pass for ")
+    assert "engines/echo.py" in hanging.output, "the log says where it hangs"
+
+
 def test_a_worker_that_broke_is_started_again_and_goes_on(stack: Stack, service: Service) -> None:
     path = f"echo?{SLOW}&breaks_after=60"
     supervisor = stack.worker("--engine", "echo", "--model-path", path, "--restart", wait=False)

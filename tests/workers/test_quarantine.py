@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker import channel, keys, leases, orders, quarantine, queues
+from broker import channel, keys, leases, orders, quarantine, queues, registry
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
@@ -121,6 +121,19 @@ def test_a_poisonous_job_is_set_aside_and_those_beside_it_are_answered(
     (evidence,) = quarantine.read_all(stack.redis)
     assert evidence.job_id == poison.id
     assert any("breaks_after is reached" in line for line in evidence.log)
+
+
+def test_a_job_at_which_the_engine_hangs_twice_is_set_aside(stack: Stack, service: Service) -> None:
+    path = "echo?tokens_per_s=100&hangs_after=40"
+    flags = ("--engine", "echo", "--model-path", path, "--pass-seconds", "2", "--restart")
+    supervisor = stack.worker(*flags, wait=False)
+    until(lambda: any(w.state == "ready" for w in registry.workers(stack.redis)), "it is ready")
+    asked = ask(service, " ".join(["word"] * 200))
+    assert "when 2 workers died" in failure(service, asked).error.message
+    (evidence,) = quarantine.read_all(stack.redis)
+    assert evidence.job_id == asked.id
+    assert any("in one pass for" in line for line in evidence.log)
+    supervisor.stop()
 
 
 def test_jobs_that_died_together_twice_are_tried_one_at_a_time(

@@ -8,7 +8,8 @@ the tests of all parts around an engine. Its options ride on the model path like
 `tokens_per_s` is the speed of each stream (0, the default: as fast as it can), `prefill_s` the time
 that one prompt takes, `tokens` the length of the answer, for which the words are repeated or cut
 (0, the default: each word once). After `breaks_after` tokens altogether the engine breaks, as one
-on a GPU does by a CUDA error (0, the default: never). A token is a word with the blanks before it;
+on a GPU does by a CUDA error, and after `hangs_after` it never comes back from a pass (0, the
+defaults: never). A token is a word with the blanks before it;
 its id is its place in the answer, from 1, and id 0 ends the answer; with `min_tokens` or
 `ignore_eos` the words start over instead. It does not sample: temperature, filters, penalties and
 bias change nothing, and log-probabilities, which it does not have, are refused.
@@ -17,6 +18,7 @@ bias change nothing, and log-probabilities, which it does not have, are refused.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +46,7 @@ class EchoOptions:
     tokens: int = 0
     context_length: int = 8192
     breaks_after: int = 0
+    hangs_after: int = 0
 
     @classmethod
     def parse(cls, model_path: str) -> EchoOptions:
@@ -134,6 +137,8 @@ class EchoEngine:
         """See `Engine.step`; takes as long as the options say."""
         if 0 < self._echo.breaks_after <= self._told:
             raise EngineBroken(f"echo: {self._told} tokens were told, breaks_after is reached")
+        if 0 < self._echo.hangs_after <= self._told:
+            threading.Event().wait()
         ready = [chunk.is_last for chunk in batch.prefills]
         cost_s = self._echo.prefill_s * sum(ready)
         if self._echo.tokens_per_s and batch.decodes:

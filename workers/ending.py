@@ -1,0 +1,43 @@
+"""What is left to do when a job's terminal event is written: the chat log, RQ's counters, its slot.
+
+The reader has the whole answer by then, so nothing here is tried twice: what RQ keeps of a job that
+could not be closed goes with its lease.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import redis
+from redis.exceptions import RedisError
+
+from broker import feedback
+from workers.intake import Intake
+from workers.publisher import Ended
+
+log = logging.getLogger(__name__)
+
+
+def close(
+    client: redis.Redis, intake: Intake, worker_id: str, worker_key: str, ended: Sequence[Ended]
+) -> None:
+    """Log the chats of jobs that have ended, and close RQ's records of them."""
+    pipe = client.pipeline(transaction=False)
+    for end in ended:
+        feedback.log_chat(
+            pipe,
+            end.job.request,
+            worker_id,
+            "".join(end.job.answer),
+            end.finish_reason or "error",
+            end.usage,
+            end.job.timings(),
+            end.error,
+        )
+    pipe.hincrby(worker_key, "successful_job_count", len(ended))
+    try:
+        pipe.execute()
+        intake.close([(end.job.job, end.job.execution) for end in ended])
+    except RedisError as error:
+        log.warning("closing %d jobs in RQ failed: %s", len(ended), error)
