@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from broker.events import Delta, End, Event, EventId, Failed
+from broker.events import Claim, Delta, End, Event, EventId, Failed
 from broker.messages import GenerateRequest
 from frontend.service import Service
 
@@ -23,6 +23,7 @@ class Case:
     runs: int = 0
     answers: int = 0
     exact: int = 0
+    moved: int = 0
     duplicated: int = 0
     lost: int = 0
     recoveries_s: list[float] = field(default_factory=list)
@@ -35,7 +36,8 @@ class Case:
     def line(self) -> str:
         """The figures as one line."""
         return (
-            f"{self.name}: {self.runs} runs, {self.exact} of {self.answers} texts exact, "
+            f"{self.name}: {self.runs} runs, {self.exact} of {self.answers} texts exact "
+            f"({self.moved} went on in another worker), "
             f"{self.duplicated} duplicated, {self.lost} lost, recovery median "
             f"{median(self.recoveries_s or [0.0]):.1f} s, worst {self.worst_s:.1f} s"
         )
@@ -46,6 +48,7 @@ class Case:
         for each in told:
             self.answers += 1
             self.exact += each.text == expected
+            self.moved += len(each.workers) > 1
             self.duplicated += each.duplicated
             self.lost += each.lost
         self.recoveries_s.append(max(each.silence_after(since_s) for each in told))
@@ -65,6 +68,11 @@ class Told:
     @property
     def ended(self) -> bool:
         return bool(self.events) and isinstance(self.events[-1][1], End)
+
+    @property
+    def workers(self) -> list[str]:
+        """Ids of the workers that claimed it, in order."""
+        return [event.worker for _, event in self.events if isinstance(event, Claim)]
 
     @property
     def ids(self) -> list[EventId]:

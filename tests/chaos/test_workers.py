@@ -6,7 +6,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -14,7 +15,7 @@ from broker import leases, registry
 from broker.messages import SamplingParams
 from broker.queues import intermediate_key, queue_key
 from frontend.service import Service
-from tests.chaos.cases import Case, Readers
+from tests.chaos.cases import Case, Readers, Told
 from tests.stack import Process, Stack, embedded_valkey, until
 from tests.workers.test_worker import ask, say
 
@@ -34,11 +35,11 @@ def service(stack: Stack) -> Iterator[Service]:
     made.close()
 
 
-def busiest(stack: Stack, workers: list[Process]) -> Process:
-    """The worker with the most running answers."""
-    by_pid = {process.pid: process for process in workers}
-    infos = [info for info in registry.workers(stack.redis) if info.pid in by_pid]
-    return by_pid[max(infos, key=lambda info: info.running).pid]
+def busiest(stack: Stack, workers: list[Process], told: Sequence[Told]) -> Process:
+    """The worker that has the most of these answers."""
+    counts = Counter(each.workers[-1] for each in told)
+    pids = {info.id: info.pid for info in registry.workers(stack.redis)}
+    return next(each for each in workers if each.pid == pids[counts.most_common(1)[0][0]])
 
 
 def kill(process: Process) -> None:
@@ -73,7 +74,7 @@ def strike(
         readers = Readers(service, [ask(service, "word") for _ in range(STREAMS)])
         readers.until_tokens(dice.randrange(1, TOKENS - 40))
         struck_s = time.monotonic()
-        victim = busiest(stack, workers)
+        victim = busiest(stack, workers, readers.told)
         waking = fault(victim)
         case.note(readers.finish(), EXPECTED, struck_s)
         if waking is not None:
@@ -82,6 +83,7 @@ def strike(
             workers[workers.index(victim)] = stack.echo_worker(ECHO)
         until(lambda: nothing_is_left(stack, "echo"), "RQ's records are closed", 40)
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
+    assert case.moved >= runs, case.line()
 
 
 def test_workers_killed_at_random_tokens(
@@ -131,7 +133,7 @@ def test_a_models_answer_is_the_undisturbed_one(
         readers = Readers(service, [service.submit(DEMO, say("Hello"), sampling)])
         readers.until_tokens(dice.randrange(1, 200))
         struck_s = time.monotonic()
-        victim = busiest(model_stack, workers)
+        victim = busiest(model_stack, workers, readers.told)
         kill(victim)
         case.note(readers.finish(), alone, struck_s)
         workers[workers.index(victim)] = compiled_worker(model_stack)
@@ -139,3 +141,4 @@ def test_a_models_answer_is_the_undisturbed_one(
         process.stop()
     service.close()
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
+    assert case.moved == runs, case.line()
