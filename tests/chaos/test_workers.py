@@ -25,7 +25,7 @@ EXPECTED = " ".join(["word"] * TOKENS)
 STREAMS = 6
 DEMO = "heliograph-demo"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture
