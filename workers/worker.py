@@ -39,6 +39,7 @@ from workers.publisher import NO_USAGE, Ended, Publisher
 from workers.relay import Relay
 from workers.running import Runner, RunningJob
 from workers.scheduler import Output
+from workers.turnover import Turnover
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class BatchWorker(BaseWorker):
         self._is_broken = False
         self._paused: bool | None = None
         self._last_lines = last_lines
+        self._turnover = Turnover()
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
         self._runner = self._start_runner(engine)
 
@@ -114,6 +116,11 @@ class BatchWorker(BaseWorker):
     def tokens(self) -> int:
         """Tokens published since the start."""
         return self._publisher.tokens
+
+    @property
+    def job_s(self) -> float:
+        """Seconds that a job holds its slot; 0 if that is not known, or no job is taken."""
+        return 0.0 if self._paused else self._turnover.mean_s
 
     @property
     def is_draining(self) -> bool:
@@ -257,6 +264,7 @@ class BatchWorker(BaseWorker):
         """Close RQ's records of jobs whose terminal event is written, and log the chats."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
+            self._turnover.note(end.job)
         with self._slot_freed:
             self._slot_freed.notify()
         try:

@@ -246,7 +246,7 @@ def test_a_silent_stream_begins_after_a_second_with_a_comment(
     assert "200" in stream.wait_for("HTTP/1.1")
     assert 0.9 < time.monotonic() - began < 3.0
     assert stream.wait_for("X-Queue-Position") == "X-Queue-Position: 0"
-    assert stream.wait_for(":") == ": queued, 0 ahead"
+    assert stream.wait_for(":") == ": queue position 0"
     job_id = worker.pop()
     worker.end(job_id, EventId(worker.claim(job_id), 1), "late")
     assert events(stream)[-1][1] == "[DONE]"
