@@ -6,11 +6,8 @@ it is known as well while none wait. How a job ended does not matter: its slot i
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Final
-
-from workers.running import RunningJob
 
 JOBS: Final = 32
 """How many jobs are remembered: a few rounds of the usual number of slots."""
@@ -25,7 +22,7 @@ class Turnover:
         self.mean_s = 0.0
         """Seconds from claim to end; 0 before the first end."""
 
-    def note(self, job: RunningJob) -> None:
-        """Count a job that has just ended."""
-        self._held_s.append(max(0.0, time.time() - job.claimed_s))
+    def note(self, held_s: float) -> None:
+        """Count a job that has ended after so many seconds; less than 0 is a clock that was set."""
+        self._held_s.append(max(0.0, held_s))
         self.mean_s = sum(self._held_s) / len(self._held_s)

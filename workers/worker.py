@@ -264,7 +264,7 @@ class BatchWorker(BaseWorker):
         """Close RQ's records of jobs whose terminal event is written, and log the chats."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
-            self._turnover.note(end.job)
+            self._turnover.note(time.time() - end.job.claimed_s)
         with self._slot_freed:
             self._slot_freed.notify()
         try:
