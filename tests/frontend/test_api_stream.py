@@ -36,11 +36,11 @@ MODEL = "by-hand"
 class HandWorker:
     """A worker as Redis sees one, with every step made by the test."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, **told: object) -> None:
         self.redis = client
-        self._info = WorkerInfo(
-            id="hand", model=MODEL, engine="echo", device="cpu", host="here", pid=1, state="ready"
-        )
+        record = {"id": "hand", "model": MODEL, "engine": "echo", "device": "cpu", "host": "here"}
+        self._info = WorkerInfo.model_validate(record | {"pid": 1, "state": "ready"} | told)
+        self.model = self._info.model
         self._left = threading.Event()
         self._pulse = threading.Thread(target=self._announce, daemon=True)
         self._pulse.start()
@@ -58,7 +58,7 @@ class HandWorker:
         self._pulse.join()
 
     def pop(self) -> str:
-        raw: Any = until(lambda: self.redis.lpop(queues.queue_key(MODEL)), "a job is queued")
+        raw: Any = until(lambda: self.redis.lpop(queues.queue_key(self.model)), "a job is queued")
         return str(raw.decode())
 
     def claim(self, job_id: str) -> int:
