@@ -25,23 +25,19 @@ from broker import (
     registry,
 )
 from broker.connection import connect, redis_errors
-from broker.errors import InvalidRequest, RequestTooLarge
 from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
 from broker.messages import (
     ChatMessage,
     GenerateRequest,
-    ImagePart,
     ModelInfo,
     SamplingParams,
     WorkerInfo,
-    ready_prompt,
 )
-from broker.patience import Patience
 from broker.readers import Readers
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
-from frontend import pictures, videos
+from frontend import admission, pictures, videos
 from frontend.fleet import Fleet
 from frontend.line import Line, Place
 from frontend.orphans import OrphanWatch
@@ -224,7 +220,7 @@ class Service:
                 sees=any(message.images for message in messages),
                 may_be_absent=wait_for_worker_s > 0,
             )
-            self._check(info, messages)
+            admission.check(info, messages, self.settings.max_images)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
             request = GenerateRequest(
@@ -239,47 +235,12 @@ class Service:
                 request,
                 on_disconnect,
                 once,
-                may_wait=self._patience(info, queue_timeout_s, wait_for_worker_s),
+                may_wait=admission.patience(
+                    info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
+                ),
                 jobs_per_s=info.jobs_per_s,
             )
             return request if started == request.id else jobs.read(self._once, started).request
-
-    def _patience(
-        self, info: ModelInfo, queue_timeout_s: float | None, wait_for_worker_s: float
-    ) -> Patience:
-        """For a model that nobody serves, `wait_for_worker_s` stands in for the settings' limit."""
-        if info.workers:
-            usual_s = self.settings.queue_timeout_s
-            within_s = usual_s if queue_timeout_s is None else queue_timeout_s
-        else:
-            within_s = min(wait_for_worker_s, queue_timeout_s or wait_for_worker_s)
-        return Patience(within_s, wait_for_worker_s)
-
-    def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
-        if not messages:
-            raise InvalidRequest("There is no message. Send at least one.", param="messages")
-        if ready_prompt(messages) is None and messages[-1].role != "user":
-            raise InvalidRequest(
-                f"The last message is by {messages[-1].role!r}; it must be the user's.",
-                param="messages",
-            )
-        if not messages[-1].text.strip() and not messages[-1].images:
-            raise InvalidRequest(
-                "The last message is empty. Write something or add a picture.", param="messages"
-            )
-        parts = [part for message in messages for part in message.content]
-        count = sum(isinstance(part, ImagePart) for part in parts)
-        if count > self.settings.max_images:
-            raise RequestTooLarge(
-                f"The conversation has {count} images; at most {self.settings.max_images} are "
-                "accepted. Start a new one.",
-                param="messages",
-            )
-        if info.ready and not info.images and any(message.images for message in messages):
-            raise InvalidRequest(
-                f"Model {info.name!r} reads text only. Leave the images out, or use another model.",
-                param="messages",
-            )
 
     def follow(
         self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5
