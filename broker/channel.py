@@ -40,6 +40,17 @@ log = logging.getLogger(__name__)
 _CLAIM = """
 local request = redis.call('HGET', KEYS[1], 'request')
 if not request then return false end
+local missed = ''
+local by = redis.call('HGET', KEYS[1], 'start_by')
+if by then
+  local time = redis.call('TIME')
+  if tonumber(by) < time[1] + time[2] / 1000000 then
+    missed = redis.call('HGET', KEYS[1], 'start_within')
+  else
+    redis.call('HDEL', KEYS[1], 'start_by')
+    redis.call('ZREM', KEYS[4], ARGV[3])
+  end
+end
 local log = redis.call('XRANGE', KEYS[2], '-', '+')
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 local id = attempt .. '-0'
@@ -51,7 +62,7 @@ redis.call('XADD', KEYS[2], id, 'k', 'claim', 'w', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 redis.call('PUBLISH', KEYS[3], cjson.encode({id, {k='claim', w=ARGV[1]}}))
 return {attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
-  redis.call('HGET', KEYS[1], 'failures') or '0'}
+  redis.call('HGET', KEYS[1], 'failures') or '0', missed}
 """
 
 # For each event three keys (log, channel, job) and two values (what is published, the job's new
@@ -97,6 +108,8 @@ class Claimed:
     `text` is what earlier attempts have published, and `token_ids` are the tokens behind it: none
     if they are not known for all of it. `ended` says that the log already holds a terminal event
     and nothing is left to do. `failures` counts upstreams that failed at earlier attempts.
+    `missed_s` is the time within which the job was to be started if that has passed: then it may
+    not start any more, whoever claims it. Else it is 0, and the deadline is over with this claim.
     """
 
     attempt: int
@@ -106,18 +119,21 @@ class Claimed:
     text: str
     ended: bool
     failures: int = 0
+    missed_s: float = 0.0
 
 
 def claim(pipe: Pipeline, job_id: str, worker_id: str) -> None:
     """Queue on `pipe` the claim of a job; read its reply with `read_claim`."""
     pipe.eval(
         _CLAIM,
-        3,
+        4,
         keys.job(job_id),
         keys.events(job_id),
         keys.live(job_id),
+        keys.START_BY,
         worker_id,
         str(keys.EVENTS_TTL_S),
+        job_id,
     )
 
 
@@ -140,7 +156,7 @@ def read_claim(reply: Any) -> Claimed | None:
     """
     if not reply:
         return None
-    attempt, record, cancel, entries, failures = reply
+    attempt, record, cancel, entries, failures, missed = reply
     try:
         request = GenerateRequest.model_validate_json(record)
         events = [_decode(entry_id, fields) for entry_id, fields in entries]
@@ -155,6 +171,7 @@ def read_claim(reply: Any) -> Claimed | None:
         text="".join(event.text for event in told),
         ended=any(map(is_terminal, events)),
         failures=int(failures),
+        missed_s=float(missed or 0),
     )
 
 

@@ -20,6 +20,7 @@ class ErrorBody:
     code: str
     message: str
     param: str | None = None
+    retry_after_s: int | None = None
 
 
 class HeliographError(Exception):
@@ -29,15 +30,20 @@ class HeliographError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
 
     @property
     def body(self) -> ErrorBody:
         """The error as it crosses processes."""
-        return ErrorBody(self.status, self.type, self.code, self.message, self.param)
+        return ErrorBody(
+            self.status, self.type, self.code, self.message, self.param, self.retry_after_s
+        )
 
 
 class InvalidRequest(HeliographError):
@@ -101,6 +107,13 @@ class QueueFull(HeliographError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class QueueTimeout(HeliographError):
+    """The job was not started within the time that it was given; nothing of it was computed."""
+
+    status = 503
+    code = "queue_timeout"
 
 
 class NoLiveWorker(HeliographError):

@@ -149,6 +149,8 @@ def encode_event(event: Event) -> dict[str, str]:
                 "message": error.message,
                 "param": error.param,
             }
+            if error.retry_after_s is not None:
+                body["retry_after_s"] = error.retry_after_s
             return {"k": "error", "e": json.dumps(body, ensure_ascii=False)}
 
 

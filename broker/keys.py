@@ -14,6 +14,7 @@
 | helio:job:{id}:live    | channel | -                   | worker     | frontend         |
 | helio:job:{id}:readers | zset    | 5 s, renewed each s | API        | API              |
 | helio:deadlines        | zset    | members are swept   | API        | workers          |
+| helio:start-by         | zset    | members are swept   | API        | workers, API     |
 | helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
 | helio:reader:{id}      | channel | while it reads      | -          | operators        |
 | helio:control          | channel | -                   | frontend,  | workers          |
@@ -57,6 +58,7 @@ BRIDGE_LOCK: Final = "helio:lock:bridge"
 FOREIGN_WORKERS: Final = "helio:foreign"
 CELL: Final = "helio:cell"
 DEADLINES: Final = "helio:deadlines"
+START_BY: Final = "helio:start-by"
 
 WORKER_TTL_S: Final = 3
 LOADING_WORKER_TTL_S: Final = 10

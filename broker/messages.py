@@ -176,6 +176,7 @@ class WorkerInfo(_Message):
     waiting: int = 0
     speed: float = Field(default=0.0, description="tokens/s over the last seconds, measured")
     peak_speed: float = Field(default=0.0, description="tokens/s at best lately, measured")
+    job_s: float = Field(default=0.0, description="seconds that a job holds its slot, measured")
     context_length: int = 0
     images: bool = False
     started_s: float = 0.0
@@ -183,7 +184,10 @@ class WorkerInfo(_Message):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model that at least one live worker serves."""
+    """A model that at least one live worker serves.
+
+    `jobs_per_s` is how many jobs end when all slots are taken; 0 while none was measured.
+    """
 
     name: str
     workers: int
@@ -196,3 +200,4 @@ class ModelInfo:
     speed: float
     peak_speed: float
     started_s: float = field(default=0.0)
+    jobs_per_s: float = field(default=0.0)

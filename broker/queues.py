@@ -20,11 +20,12 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from broker import idempotency, keys
+from broker import estimates, idempotency, keys, patience
 from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
 from broker.idempotency import Once
 from broker.messages import GenerateRequest
+from broker.patience import Patience
 
 MAX_DEATHS: Final = 2
 """A job whose worker died so often is set aside, if it can be told from those that ran beside it.
@@ -151,11 +152,18 @@ class Submitter:
         self._queues: dict[str, Queue] = {}
 
     def submit(
-        self, request: GenerateRequest, on_disconnect: str = "", once: Once | None = None
+        self,
+        request: GenerateRequest,
+        on_disconnect: str = "",
+        once: Once | None = None,
+        *,
+        may_wait: Patience = patience.ENDLESS,
+        jobs_per_s: float = 0.0,
     ) -> str:
         """Enqueue a request, unless its `once` has started a job already; return the job's id.
 
-        `on_disconnect` is written down for `readers`; empty if they have no say.
+        `on_disconnect` is written down for `readers`; empty if they have no say. `jobs_per_s` is
+        the model's rate, 0 if it is not known: whoever is refused is told by it when to come back.
 
         Raises:
             KeyReused: `once` has started a job with another body.
@@ -168,7 +176,8 @@ class Submitter:
         if (length := queue.count) >= self._max:
             raise QueueFull(
                 f"{length} requests already wait for model {request.model!r}, which is the limit. "
-                "Try again later."
+                "Try again later.",
+                retry_after_s=estimates.retry_after_s(length - self._max + 1, jobs_per_s),
             )
         while True:
             with self._client.pipeline() as pipe:
@@ -177,6 +186,7 @@ class Submitter:
                     if (started := idempotency.find(pipe, once)) is not None:
                         return started
                 self._write(pipe, queue, request, on_disconnect)
+                patience.write(pipe, request.id, may_wait)
                 if once is not None:
                     pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
                 try:
@@ -217,24 +227,33 @@ def position(client: redis.Redis, model: str, job_id: str) -> int | None:
     return None if ahead is None else int(ahead)
 
 
+END_WAITING: Final = """
+local function end_waiting(queue, job, log, live, record, id, event, state, ttl)
+  if redis.call('LREM', queue, 1, id) == 0 then return false end
+  local entry = redis.call('HINCRBY', job, 'attempt', 1) .. '-0'
+  local fields = cjson.decode(event)
+  local flat = {}
+  for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
+  redis.call('XADD', log, entry, unpack(flat))
+  redis.call('PUBLISH', live, cjson.encode({entry, fields}))
+  redis.call('HSET', job, 'state', state)
+  redis.call('EXPIRE', log, ttl)
+  redis.call('DEL', record)
+  return true
+end
+"""
+"""Lua: end a job with its last event if it is still in its queue; else return false."""
+
 # Either the job is still in the queue: it ends here; or a worker has it: the worker is told.
-_CANCEL = """
+_CANCEL = f"""{END_WAITING}
 local model = redis.call('HGET', KEYS[1], 'model')
 if not model then return 0 end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'done' or state == 'failed' or state == 'cancelled' then return 1 end
 redis.call('HSET', KEYS[1], 'cancel', '1')
-if redis.call('LREM', ARGV[1] .. model, 1, ARGV[2]) == 1 then
-  local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-  local fields = cjson.decode(ARGV[3])
-  local flat = {}
-  for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
-  redis.call('XADD', KEYS[2], attempt .. '-0', unpack(flat))
-  redis.call('PUBLISH', KEYS[3], cjson.encode({attempt .. '-0', fields}))
-  redis.call('HSET', KEYS[1], 'state', 'cancelled')
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
-  redis.call('DEL', KEYS[5])
-else
+local job, log, live, record = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
+local queue, id, event, ttl = ARGV[1] .. model, ARGV[2], ARGV[3], ARGV[4]
+if not end_waiting(queue, job, log, live, record, id, event, 'cancelled', ttl) then
   redis.call('PUBLISH', KEYS[4], ARGV[5])
 end
 return 1

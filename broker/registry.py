@@ -115,7 +115,18 @@ def _summary(name: str, group: list[WorkerInfo], queue_length: int) -> ModelInfo
         speed=sum(info.speed for info in group),
         peak_speed=sum(info.peak_speed for info in ready),
         started_s=min(info.started_s for info in group),
+        jobs_per_s=_jobs_per_s(ready),
     )
+
+
+def _jobs_per_s(ready: list[WorkerInfo]) -> float:
+    """Slots by the time that a job holds one; workers not yet measured count as the others do."""
+    measured = [info for info in ready if info.job_s]
+    known = sum(info.slots for info in measured)
+    if not known:
+        return 0.0
+    slots = sum(info.slots for info in ready)
+    return sum(info.slots / info.job_s for info in measured) * slots / known
 
 
 def _least(lengths: Iterable[int]) -> int:
@@ -138,7 +149,13 @@ def pool(name: str, members: list[ModelInfo]) -> ModelInfo:
         speed=sum(info.speed for info in members),
         peak_speed=sum(info.peak_speed for info in members),
         started_s=min((info.started_s for info in members), default=0.0),
+        jobs_per_s=sum(info.jobs_per_s for info in members),
     )
+
+
+def absent(name: str) -> ModelInfo:
+    """Describe a model that nobody serves at the moment."""
+    return pool(name, [])
 
 
 def find_model(client: redis.Redis, name: str) -> ModelInfo:

@@ -30,7 +30,8 @@ class Settings:
     `control_token` lets machines other than this one register workers, whose addresses must match
     `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
     own address. `groups` is `name=model,model`, several with blanks between. `upstream_key` is the
-    API key that a worker with a remote engine sends.
+    API key that a worker with a remote engine sends. `queue_timeout_s` is how long a job may wait
+    for a worker to take it, 0 for as long as it takes; the official client waits for 600 s.
     """
 
     redis_url: str = ""
@@ -53,6 +54,7 @@ class Settings:
     max_video_frames: int = 32
     max_body_bytes: int = 32 * 2**20
     max_queue_length: int = 1000
+    queue_timeout_s: int = 600
     groups: str = ""
     dispatch_method: str = "shortest_queue"
     public_url: str = ""
@@ -115,8 +117,9 @@ class Settings:
                 raise ConfigurationError(f"{_key(name)}={port} is not a port: use 1 to 65535.")
         for each in fields(self):
             value = getattr(self, each.name)
-            if isinstance(value, int) and value < 1:
-                raise ConfigurationError(f"{_key(each.name)}={value} must be at least 1.")
+            least = 0 if each.name == "queue_timeout_s" else 1
+            if isinstance(value, int) and value < least:
+                raise ConfigurationError(f"{_key(each.name)}={value} must be at least {least}.")
 
 
 def _key(field_name: str) -> str:

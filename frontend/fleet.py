@@ -47,14 +47,20 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Whether a live worker serves a model, which is no group."""
-        return any(info.name == model for info in registry.models(self._client))
+        return any(info.name == model for info in self._models_lately())
 
-    def find(self, name: str, *, sees: bool) -> ModelInfo:
+    def jobs_per_s(self, model: str) -> float:
+        """How many jobs of a model end when all its slots are taken; 0 if that is not known."""
+        rates = (info.jobs_per_s for info in self._models_lately() if info.name == model)
+        return next(rates, 0.0)
+
+    def find(self, name: str, *, sees: bool, may_be_absent: bool = False) -> ModelInfo:
         """The live model of that name, or the one of that group whose turn it is.
 
         Args:
             name: of a model or a group.
             sees: whether it has to read pictures; matters for groups only.
+            may_be_absent: take a model that was served once, though nobody serves it now.
 
         Raises:
             ModelNotFound, NoLiveWorker: there is none.
@@ -63,7 +69,12 @@ class Fleet:
         if name in self._groups:
             return self._choose(name, live, sees=sees)
         found = next((info for info in live if info.name == name), None)
-        return found or registry.find_model(self._client, name)
+        try:
+            return found or registry.find_model(self._client, name)
+        except NoLiveWorker:
+            if not may_be_absent:
+                raise
+            return registry.absent(name)
 
     def _models_lately(self) -> list[ModelInfo]:
         live, seen_s = self._lately

@@ -12,29 +12,35 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import cell, counts, feedback, foreign, idempotency, images, jobs, queues, registry
+from broker import (
+    cell,
+    counts,
+    estimates,
+    feedback,
+    foreign,
+    idempotency,
+    images,
+    jobs,
+    queues,
+    registry,
+)
 from broker.connection import connect, redis_errors
-from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
 from broker.messages import (
     ChatMessage,
     GenerateRequest,
-    ImagePart,
     ModelInfo,
     SamplingParams,
     WorkerInfo,
-    ready_prompt,
 )
 from broker.readers import Readers
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
-from frontend import pictures, videos
+from frontend import admission, pictures, videos
 from frontend.fleet import Fleet
-
-ORPHAN_S = 30.0
-"""How long a silent job may lack any live worker of its model before its reader is told."""
-
+from frontend.line import Line, Place
+from frontend.orphans import OrphanWatch
 
 Offload = Callable[[Callable[[], None]], None]
 
@@ -63,6 +69,7 @@ class Service:
         self._subscriber = Subscriber(self._redis)
         self.readers = Readers(self._redis)
         self.fleet = Fleet(settings, self._once)
+        self._line = Line(self._redis, self.fleet)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
@@ -183,11 +190,15 @@ class Service:
         path: tuple[str, ...] = (),
         on_disconnect: str = "",
         once: idempotency.Once | None = None,
+        queue_timeout_s: float | None = None,
+        wait_for_worker_s: float = 0.0,
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
         What its `once` has started already is returned instead. `on_disconnect` is what becomes of
-        the job when its `readers` are gone; empty where the door sees to that itself.
+        the job when its `readers` are gone; empty where the door sees to that itself. A job that no
+        worker has taken within `queue_timeout_s` (else as the settings say) ends in QueueTimeout;
+        with `wait_for_worker_s` it waits as long for a worker of a model that has none alive.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -204,8 +215,12 @@ class Service:
                 return jobs.read(self._once, started).request
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
-            info = self.fleet.find(model, sees=any(message.images for message in messages))
-            self._check(info, messages)
+            info = self.fleet.find(
+                model,
+                sees=any(message.images for message in messages),
+                may_be_absent=wait_for_worker_s > 0,
+            )
+            admission.check(info, messages, self.settings.max_images)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
             request = GenerateRequest(
@@ -216,34 +231,16 @@ class Service:
                 created_s=time.time(),
                 path=path,
             )
-            started = self._submitter.submit(request, on_disconnect, once)
+            started = self._submitter.submit(
+                request,
+                on_disconnect,
+                once,
+                may_wait=admission.patience(
+                    info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
+                ),
+                jobs_per_s=info.jobs_per_s,
+            )
             return request if started == request.id else jobs.read(self._once, started).request
-
-    def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
-        if not messages:
-            raise InvalidRequest("There is no message. Send at least one.", param="messages")
-        if ready_prompt(messages) is None and messages[-1].role != "user":
-            raise InvalidRequest(
-                f"The last message is by {messages[-1].role!r}; it must be the user's.",
-                param="messages",
-            )
-        if not messages[-1].text.strip() and not messages[-1].images:
-            raise InvalidRequest(
-                "The last message is empty. Write something or add a picture.", param="messages"
-            )
-        parts = [part for message in messages for part in message.content]
-        count = sum(isinstance(part, ImagePart) for part in parts)
-        if count > self.settings.max_images:
-            raise RequestTooLarge(
-                f"The conversation has {count} images; at most {self.settings.max_images} are "
-                "accepted. Start a new one.",
-                param="messages",
-            )
-        if info.ready and not info.images and any(message.images for message in messages):
-            raise InvalidRequest(
-                f"Model {info.name!r} reads text only. Leave the images out, or use another model.",
-                param="messages",
-            )
 
     def follow(
         self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5
@@ -251,32 +248,17 @@ class Service:
         """Yield the events of an answer in order; None each `tick_s` seconds of silence.
 
         Raises:
-            NoLiveWorker: the answer is silent and its model has had no live worker for a while.
+            NoLiveWorker: the answer is silent and its model has had no live worker for a while,
+                or for as long as the job was to wait for one.
             JobNotFound, RedisUnavailable: see `broker.subscriber`.
         """
-        alone_since: float | None = None
-        checked = time.monotonic()
+        watch = OrphanWatch(self._redis, self.fleet, request)
         for event in self._subscriber.follow(request.id, after, tick_s=tick_s):
             yield event
-            now = time.monotonic()
-            if event is not None:
-                alone_since, checked = None, now
-            elif now - checked > 5.0:
-                checked = now
-                alone_since = None if self._is_served(request.model) else alone_since or now
-                if alone_since is not None and now - alone_since > ORPHAN_S:
-                    self.cancel(request.id)
-                    raise NoLiveWorker(
-                        f"All workers of model {request.model!r} are gone, so job {request.id} "
-                        "was given up. Try again when one is back."
-                    )
-
-    def _is_served(self, model: str) -> bool:
-        try:
-            with redis_errors():
-                return self.fleet.serves(model)
-        except RedisUnavailable:
-            return True  # not known: the subscriber decides when to give up on Redis
+            if event is None:
+                watch.look()
+            else:
+                watch.reset()
 
     def job(self, job_id: str) -> jobs.Job:
         """What is known of a job.
@@ -292,10 +274,17 @@ class Service:
         with redis_errors():
             return jobs.ending(self._redis, job, after)
 
-    def position(self, request: GenerateRequest) -> int | None:
-        """Jobs that will be taken before this one; None when it is not waiting."""
+    def place(self, request: GenerateRequest) -> Place | None:
+        """Where a job stands in its queue, as of the last second; None when it is not waiting."""
         with redis_errors():
-            return queues.position(self._redis, request.model, request.id)
+            return self._line.place(request.model, request.id)
+
+    def eta_s(self, job: jobs.Job) -> float | None:
+        """Seconds until a waiting job's turn; None when it is not waiting, or nothing is known."""
+        if job.position is None:
+            return None
+        with redis_errors():
+            return estimates.turn_s(job.position, self.fleet.jobs_per_s(job.request.model))
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is unknown. Cancelling an ended job changes nothing."""

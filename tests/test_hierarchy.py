@@ -14,9 +14,10 @@ import openai
 import pytest
 
 from broker import registry
+from broker.errors import NoLiveWorker
 from broker.events import Delta, End, Event, Failed
 from broker.messages import SamplingParams
-from frontend import service as service_module
+from frontend import orphans
 from frontend.service import Service
 from tests.frontend.clients import data_uri, image_message, official
 from tests.pictures import scene
@@ -137,7 +138,7 @@ def kill(process: Process) -> None:
 def test_the_death_of_the_middle_cell_is_one_clear_error(
     cells: list[Cell], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "ORPHAN_S", 5.0)
+    monkeypatch.setattr(orphans, "ORPHAN_S", 5.0)
     cells[2].stack.echo_worker(SLOW)
     connect(cells, "echo")
     asked = ask(service, "word")
@@ -146,7 +147,7 @@ def test_the_death_of_the_middle_cell_is_one_clear_error(
         kill(process)
     began_s = time.monotonic()
     events: list[Event] = []
-    with pytest.raises(service_module.NoLiveWorker) as raised:
+    with pytest.raises(NoLiveWorker) as raised:
         events.extend(event for event in service.follow(asked) if event is not None)
     assert time.monotonic() - began_s < 25
     assert raised.value.message == (
@@ -158,5 +159,5 @@ def test_the_death_of_the_middle_cell_is_one_clear_error(
     until(lambda: running(cells[2].stack) == 0, "the bottom's slot is free")
     (down,) = registry.down(cells[0].stack.redis)
     assert down.reason.endswith("does not answer (ConnectError)")
-    with pytest.raises(service_module.NoLiveWorker):
+    with pytest.raises(NoLiveWorker):
         ask(service, "another")

@@ -17,7 +17,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel, leases
+from broker import channel, leases, overdue
 from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import deaths
 from workers.running import RunningJob
@@ -102,11 +102,16 @@ class Intake:
 
     def _read_claim(self, job_id: str, reply: object) -> channel.Claimed | None:
         try:
-            return channel.read_claim(reply)
+            claimed = channel.read_claim(reply)
         except channel.Unreadable as error:
             log.error("job %s is refused: %s", job_id, error.message)
             channel.refuse(self._client, job_id, error)
             return None
+        if claimed is None or not claimed.missed_s or claimed.ended or claimed.cancelled:
+            return claimed
+        log.info("job %s came too late, it is not started", job_id)
+        overdue.refuse(self._client, claimed)
+        return None
 
     def renew(self, pipe: Pipeline, jobs: Iterable[RunningJob]) -> None:
         """Queue on `pipe` the renewal of the leases of running jobs."""

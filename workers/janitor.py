@@ -1,7 +1,7 @@
 """Repairs what the dead leave behind: expired leases, jobs popped but never started or not read.
 
-One janitor at a time, under a lock that expires by Redis's clock. What becomes of jobs whose lease
-ran out is decided in `workers.deaths`.
+Also ends jobs that were not started in time. One janitor at a time, under a lock that expires by
+Redis's clock. What becomes of jobs whose lease ran out is decided in `workers.deaths`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from broker import keys, leases, readers, registry
+from broker import keys, leases, overdue, readers, registry
 from broker.queues import intermediate_key, put_back
 from workers import deaths, lock
 
@@ -45,6 +45,7 @@ class Janitor:
         self._cancel_unread()
         for worker in registry.vanished(self._client):
             deaths.bury(self._client, worker)
+        self._end_overdue()
         seconds, microseconds = self._client.time()
         models: Any = self._client.hkeys(keys.MODELS)
         seen: set[str] = set()
@@ -70,6 +71,10 @@ class Janitor:
     def _cancel_unread(self) -> None:
         for job_id in readers.cancel_overdue(self._client):
             log.info("job %s: nobody has come back to it in time, it is cancelled", job_id)
+
+    def _end_overdue(self) -> None:
+        for job_id in overdue.end(self._client):
+            log.info("job %s was not started in time, it is given up", job_id)
 
     def _put_back(self, model: str) -> set[str]:
         popped: Any = self._client.lrange(intermediate_key(model), 0, -1)

@@ -148,5 +148,6 @@ class Pulse:
             "running": len(worker.running_jobs),
             "speed": round(speed, 1),
             "peak_speed": round(self._peak_speed, 1),
+            "job_s": round(worker.job_s, 4),
         }
         return self._info.model_copy(update=changes)

@@ -176,9 +176,9 @@ class Relay:
                             return None
                 raise UpstreamFailed("The upstream's answer has no end.")
             except UpstreamBusy as busy:
-                if time.monotonic() + busy.retry_after_s > deadline:
+                if time.monotonic() + busy.pause_s > deadline:
                     raise
-                await asyncio.sleep(busy.retry_after_s)
+                await asyncio.sleep(busy.pause_s)
             except UpstreamFailed as error:
                 log.warning("job %s: %s", job.id, error)
                 failures += 1

@@ -40,6 +40,7 @@ from workers.publisher import NO_USAGE, Ended, Publisher
 from workers.relay import Relay
 from workers.running import Runner, RunningJob
 from workers.scheduler import Output
+from workers.turnover import Turnover
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class BatchWorker(BaseWorker):
         self._is_broken = False
         self._paused: bool | None = None
         self._last_lines = last_lines
+        self._turnover = Turnover()
         self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
         self._runner = self._start_runner(engine)
 
@@ -120,6 +122,11 @@ class BatchWorker(BaseWorker):
     def tokens(self) -> int:
         """Tokens published since the start."""
         return self._publisher.tokens
+
+    @property
+    def job_s(self) -> float:
+        """Seconds that a job holds its slot; 0 if that is not known, or no job is taken."""
+        return 0.0 if self._paused else self._turnover.mean_s
 
     @property
     def is_draining(self) -> bool:
@@ -269,6 +276,7 @@ class BatchWorker(BaseWorker):
         """Free the slots of jobs whose terminal event is written, then see to the rest."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
+            self._turnover.note(time.time() - end.job.claimed_s)
         with self._slot_freed:
             self._slot_freed.notify()
         ending.close(self.redis, self._intake, self.name, self.key, ended)

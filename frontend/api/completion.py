@@ -6,6 +6,7 @@ The same for whoever sent the request, repeats it, or comes back to its job. Sha
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from flask import Response
@@ -20,6 +21,8 @@ from frontend.api import sse
 from frontend.api.answer import Whole, first_news, whole
 from frontend.api.context import current_service
 from frontend.api.logprobs import logprobs_object
+from frontend.api.silence import Silence
+from frontend.line import Place
 from frontend.service import Service
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -57,14 +60,13 @@ def streamed_reply(
     Raises:
         RemoteError: it is told from its beginning, and has failed before any token.
     """
-    service, begins = current_service(), after == START
+    begins = after == START
     first = first_news(events) if begins else None
     headers = Headers(_HEADERS)
-    if first is None and (ahead := _position(service, job)) is not None:
-        headers["X-Queue-Position"] = str(ahead)
-    stream = sse.stream(
-        first, events, _chunks(job, usage=usage), lambda: _waiting_for(service, job), begins=begins
-    )
+    silence = Silence(partial(_place, current_service(), job))
+    if first is None and (place := silence.look()) is not None:
+        headers["X-Queue-Position"] = str(place.ahead)
+    stream = sse.stream(first, events, _chunks(job, usage=usage), silence, begins=begins)
     response = Response(stream, mimetype="text/event-stream", headers=headers)
     response.call_on_close(events.close)
     return response
@@ -84,13 +86,8 @@ def _chunks(job: GenerateRequest, *, usage: bool) -> sse.Chunks:
     return sse.Chunks(f"{ANSWER_PREFIX}{job.id}", job.model, int(job.created_s), usage=usage)
 
 
-def _waiting_for(service: Service, job: GenerateRequest) -> str:
-    ahead = _position(service, job)
-    return "waiting" if ahead is None else f"queued, {ahead} ahead"
-
-
-def _position(service: Service, job: GenerateRequest) -> int | None:
+def _place(service: Service, job: GenerateRequest) -> Place | None:
     try:
-        return service.position(job)
+        return service.place(job)
     except HeliographError:
         return None

@@ -19,7 +19,12 @@ from broker.errors import ErrorBody, HeliographError, InvalidRequest
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = {429: 2, 503: 5}
-"""What `Retry-After` tells a client, by status."""
+"""What `Retry-After` tells a client, by status, where the error does not say.
+
+429 without a figure is a queue of a model that has not ended a job yet: soon it will have. 503: a
+worker that is started again, or a Redis, is back within this time at best; a worker counts as alive
+as soon as it loads.
+"""
 
 _SENTENCES = {
     400: "The request cannot be read as HTTP.",
@@ -73,7 +78,8 @@ def reply(body: ErrorBody) -> Response:
     response = Response(
         json.dumps(error_object(body)), status=body.status, mimetype="application/json"
     )
-    if (retry_after_s := RETRY_AFTER_S.get(body.status)) is not None:
+    retry_after_s = body.retry_after_s or RETRY_AFTER_S.get(body.status)
+    if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
     return response
 

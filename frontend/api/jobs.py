@@ -93,6 +93,7 @@ def _json(job: Job) -> Response:
         "attempt": job.attempt,
         "created": int(job.request.created_s),
         "queue_position": job.position,
+        "eta_s": None if (eta_s := current_service().eta_s(job)) is None else round(eta_s, 1),
         "on_disconnect": job.on_disconnect or None,
     }
     return Response(json.dumps(value), mimetype="application/json")

@@ -70,6 +70,8 @@ def chat_completions() -> Response:
         path=cell.read_path(request.headers.get(cell.HEADER, "")),
         on_disconnect=wanted.on_disconnect or CANCEL,
         once=once,
+        queue_timeout_s=wanted.queue_timeout,
+        wait_for_worker_s=wanted.wait_for_worker or 0.0,
     )
     g.job_id = job.id
     events = current_answers().follow(job, client)

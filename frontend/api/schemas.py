@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from broker.errors import InvalidRequest
 from broker.messages import MAX_INPUT_TILES, ImageProcessMode, SamplingParams
+from broker.patience import MAX_PATIENCE_S
 from broker.readers import check_rule
 from frontend.api.errors import Unsupported
 
@@ -87,6 +88,7 @@ _MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 _TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
+_Patience = Annotated[float, Field(gt=0, le=MAX_PATIENCE_S)]
 _DIGITS = re.compile("0|[1-9][0-9]{0,9}")
 
 
@@ -134,6 +136,8 @@ class ChatRequest(Strict):
     max_video_frames: Annotated[int, Field(ge=1, le=MAX_VIDEO_FRAMES)] | None = None
     image_process_mode: ImageProcessMode | None = None
     on_disconnect: str | None = None
+    queue_timeout: _Patience | None = None
+    wait_for_worker: _Patience | None = None
     n: int | None = None
     tools: Any = None
     functions: Any = None

@@ -8,8 +8,7 @@ at odd bytes or at U+2028 cannot break it.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from broker.errors import ErrorBody, HeliographError
 from broker.events import Delta, End, Failed, Usage
@@ -17,9 +16,7 @@ from broker.subscriber import Events
 from frontend.api.client import ClientGone
 from frontend.api.errors import error_object, unexpected
 from frontend.api.logprobs import logprobs_object
-
-COMMENT_S = 5.0
-"""Longest silence on a stream; then a comment says that it lives."""
+from frontend.api.silence import Silence
 
 DONE = b"data: [DONE]\n\n"
 
@@ -102,7 +99,7 @@ def stream(
     first: Delta | End | None,
     events: Events,
     chunks: Chunks,
-    waiting_for: Callable[[], str],
+    silence: Silence,
     *,
     begins: bool = True,
 ) -> Iterator[bytes]:
@@ -112,20 +109,20 @@ def stream(
         first: what was already taken from `events`, None when there is no news yet.
         events: the rest; its end is the caller's to close.
         chunks: encodes them.
-        waiting_for: what a comment shall say while nothing comes.
+        silence: what comments shall say while nothing comes.
         begins: whether it is the beginning of the answer; else there is no first chunk.
     """
     head = chunks.begin() if begins else b""
     try:
         match first:
             case None:
-                yield head + comment(waiting_for())
+                yield head + comment(silence.begin())
             case Delta():
                 yield head + chunks.piece(first)
             case End():
                 yield head + chunks.end(first)
                 return
-        yield from _rest(events, chunks, waiting_for)
+        yield from _rest(events, chunks, silence)
     except ClientGone:
         return
     except HeliographError as error:
@@ -134,18 +131,17 @@ def stream(
         yield failure(unexpected(error))
 
 
-def _rest(events: Events, chunks: Chunks, waiting_for: Callable[[], str]) -> Iterator[bytes]:
-    said_s = time.monotonic()
+def _rest(events: Events, chunks: Chunks, silence: Silence) -> Iterator[bytes]:
+    silence.reset()
     for event in events:
         match event:
             case Delta():
                 if event.text or event.logprobs:
-                    said_s = time.monotonic()
+                    silence.reset()
                     yield chunks.piece(event)
             case End():
                 yield chunks.end(event)
             case Failed(_, error):
                 yield failure(error)
-            case None if time.monotonic() - said_s >= COMMENT_S:
-                said_s = time.monotonic()
-                yield comment(waiting_for())
+            case None if news := silence.news():
+                yield comment(news)

@@ -5,12 +5,14 @@ Plain text and HTML of one line each; every value that comes from elsewhere is e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
 from broker.errors import ErrorBody
 from broker.events import End
 from broker.messages import WorkerInfo
+from frontend.line import Place
 
 NO_MODEL = (
     "No model is being served at the moment. Start a worker, for instance with "
@@ -39,15 +41,20 @@ def missing(model: str | None, live: Sequence[str]) -> str:
     return ""
 
 
-def waiting(position: int | None, workers: Sequence[WorkerInfo]) -> str:
+def waiting(place: Place | None, workers: Sequence[WorkerInfo]) -> str:
     """Why nothing has come yet: `workers` are the live ones of the model."""
     if not workers:
         return "no worker serves this model any more, waiting for one"
     if all(info.state == "loading" for info in workers):
         return f"the model is loading ({max(info.progress for info in workers)} %)"
-    if position:
-        return f"queued, {position} ahead"
-    return "queued, next in line" if position == 0 else "a worker is taking the question"
+    if place is None:
+        return "a worker is taking the question"
+    turn = f"queued, {place.ahead} ahead" if place.ahead else "queued, next in line"
+    return turn if place.eta_s is None else f"{turn}, {_about(place.eta_s)}"
+
+
+def _about(eta_s: float) -> str:
+    return f"about {math.ceil(eta_s)} s" if eta_s < 90 else f"about {eta_s / 60:.0f} min"
 
 
 def ending(end: End) -> str:

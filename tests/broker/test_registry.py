@@ -81,6 +81,18 @@ def test_a_model_sums_its_workers(client: redis.Redis, model: str) -> None:
     assert (found.context_length, found.speed, found.queue_length) == (50, 30, 0)
 
 
+def test_a_models_rate_is_that_of_its_slots_when_all_are_taken(
+    client: redis.Redis, model: str
+) -> None:
+    announce(client, model)
+    assert registry.find_model(client, model).jobs_per_s == 0
+    announce(client, model, slots=2, job_s=0.5)
+    announce(client, model, slots=6, job_s=3.0)
+    announce(client, model, state="draining", slots=50, job_s=1.0)
+    found = registry.find_model(client, model)
+    assert found.jobs_per_s == (4 + 2) * 12 / 8, "the unmeasured slots are like the others"
+
+
 def test_a_model_that_lost_its_workers_is_told_from_an_unknown_one(
     client: redis.Redis, model: str
 ) -> None:

@@ -20,7 +20,12 @@ def test_defaults_are_the_documented_ones() -> None:
     settings = Settings.from_environment({})
     assert (settings.api_port, settings.ui_port, settings.redis_port) == (8000, 7860, 6379)
     assert settings.host == "127.0.0.1"
+    assert settings.queue_timeout_s == 600
     assert settings.url == "redis://127.0.0.1:6379/0"
+
+
+def test_a_queue_timeout_may_be_switched_off() -> None:
+    assert Settings.from_environment({"HELIOGRAPH_QUEUE_TIMEOUT_S": "0"}).queue_timeout_s == 0
 
 
 def test_values_are_read_by_type() -> None:
@@ -35,6 +40,7 @@ def test_values_are_read_by_type() -> None:
     [
         ({"HELIOGRAPH_API_PORT": "eighty"}, "HELIOGRAPH_API_PORT='eighty' does not parse"),
         ({"HELIOGRAPH_API_PORT": "70000"}, "HELIOGRAPH_API_PORT=70000 is not a port"),
+        ({"HELIOGRAPH_QUEUE_TIMEOUT_S": "-1"}, "HELIOGRAPH_QUEUE_TIMEOUT_S=-1 must be at least 0"),
         ({"HELIOGRAPH_WORKERS": "0"}, "HELIOGRAPH_WORKERS=0 must be at least 1"),
         ({"HELIOGRAPH_LOG_LEVEL": "loud"}, "HELIOGRAPH_LOG_LEVEL='loud' is no level"),
         ({"HELIOGRAPH_PUBLIC_URL": "gpu1:8000"}, "HELIOGRAPH_PUBLIC_URL='gpu1:8000' is no address"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.chaos.cases import Case
 
 _cases: list[Case] = []
+_lines: list[str] = []
 
 
 @pytest.fixture
@@ -25,8 +26,16 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     _cases.append(made)
 
 
+@pytest.fixture
+def report() -> Callable[[str], None]:
+    """Where a test writes a line of figures of its own."""
+    return _lines.append
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _cases:
+    if _cases or _lines:
         terminalreporter.section("faults")
         for each in _cases:
             terminalreporter.write_line(each.line())
+        for line in _lines:
+            terminalreporter.write_line(line)

@@ -165,6 +165,7 @@ def test_a_job_is_seen_waiting_and_running_and_done(
             "attempt": 0,
             "created": waiting["created"],
             "queue_position": 0,
+            "eta_s": waiting["eta_s"],
             "on_disconnect": "detach",
         }
         info = echo_stack.info(slow)

@@ -36,11 +36,11 @@ MODEL = "by-hand"
 class HandWorker:
     """A worker as Redis sees one, with every step made by the test."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, **told: object) -> None:
         self.redis = client
-        self._info = WorkerInfo(
-            id="hand", model=MODEL, engine="echo", device="cpu", host="here", pid=1, state="ready"
-        )
+        record = {"id": "hand", "model": MODEL, "engine": "echo", "device": "cpu", "host": "here"}
+        self._info = WorkerInfo.model_validate(record | {"pid": 1, "state": "ready"} | told)
+        self.model = self._info.model
         self._left = threading.Event()
         self._pulse = threading.Thread(target=self._announce, daemon=True)
         self._pulse.start()
@@ -58,7 +58,7 @@ class HandWorker:
         self._pulse.join()
 
     def pop(self) -> str:
-        raw: Any = until(lambda: self.redis.lpop(queues.queue_key(MODEL)), "a job is queued")
+        raw: Any = until(lambda: self.redis.lpop(queues.queue_key(self.model)), "a job is queued")
         return str(raw.decode())
 
     def claim(self, job_id: str) -> int:
@@ -246,7 +246,7 @@ def test_a_silent_stream_begins_after_a_second_with_a_comment(
     assert "200" in stream.wait_for("HTTP/1.1")
     assert 0.9 < time.monotonic() - began < 3.0
     assert stream.wait_for("X-Queue-Position") == "X-Queue-Position: 0"
-    assert stream.wait_for(":") == ": queued, 0 ahead"
+    assert stream.wait_for(":") == ": queue position 0"
     job_id = worker.pop()
     worker.end(job_id, EventId(worker.claim(job_id), 1), "late")
     assert events(stream)[-1][1] == "[DONE]"

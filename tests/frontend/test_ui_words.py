@@ -5,6 +5,7 @@ import pytest
 from broker.errors import InvalidImage, NoLiveWorker
 from broker.events import End, EventId, FinishReason, Timings, Usage
 from broker.messages import WorkerInfo
+from frontend.line import Place
 from frontend.ui import wording
 from frontend.ui.conversation import Controls, Conversation
 from frontend.ui.markup import as_markdown, render
@@ -89,10 +90,25 @@ def test_pictures_are_shown_by_address() -> None:
 
 def test_a_waiting_reader_is_told_why() -> None:
     loading = worker(state="loading", progress=43)
-    assert wording.waiting(3, [loading]) == "the model is loading (43 %)"
-    assert wording.waiting(2, [worker(), loading]) == "queued, 2 ahead"
-    assert wording.waiting(0, [worker()]) == "queued, next in line"
-    assert "waiting for one" in wording.waiting(0, [])
+    assert wording.waiting(Place(3, None), [loading]) == "the model is loading (43 %)"
+    assert wording.waiting(Place(2, None), [worker(), loading]) == "queued, 2 ahead"
+    assert wording.waiting(Place(0, None), [worker()]) == "queued, next in line"
+    assert wording.waiting(None, [worker()]) == "a worker is taking the question"
+    assert "waiting for one" in wording.waiting(Place(0, 1.0), [])
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (Place(0, 0.2), "queued, next in line, about 1 s"),
+        (Place(3, 11.2), "queued, 3 ahead, about 12 s"),
+        (Place(9, 89.1), "queued, 9 ahead, about 90 s"),
+        (Place(9, 90.0), "queued, 9 ahead, about 2 min"),
+        (Place(40, 290.0), "queued, 40 ahead, about 5 min"),
+    ],
+)
+def test_a_waiting_reader_is_told_how_long_it_may_take(place: Place, line: str) -> None:
+    assert wording.waiting(place, [worker()]) == line
 
 
 def test_the_last_line_counts_and_says_why_the_answer_ended() -> None:

@@ -186,14 +186,14 @@ class Engine(Protocol):
 
 
 class UpstreamBusy(UpstreamFailed):
-    """The upstream has no room for a request now, and may have some in `retry_after_s` seconds."""
+    """The upstream has no room for a request now, and may have some in `pause_s` seconds."""
 
     status = 503
     code = "upstream_busy"
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, pause_s: float) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.pause_s = pause_s
 
 
 @dataclass(frozen=True, slots=True)
