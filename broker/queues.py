@@ -151,11 +151,16 @@ class Submitter:
         self._queues: dict[str, Queue] = {}
 
     def submit(
-        self, request: GenerateRequest, on_disconnect: str = "", once: Once | None = None
+        self,
+        request: GenerateRequest,
+        on_disconnect: str = "",
+        once: Once | None = None,
+        also: Callable[[Pipeline], None] | None = None,
     ) -> str:
         """Enqueue a request, unless its `once` has started a job already; return the job's id.
 
-        `on_disconnect` is written down for `readers`; empty if they have no say.
+        `on_disconnect` is written down for `readers`; empty if they have no say. `also` queues
+        more, to be done in the same transaction as the last thing.
 
         Raises:
             KeyReused: `once` has started a job with another body.
@@ -179,6 +184,8 @@ class Submitter:
                 self._write(pipe, queue, request, on_disconnect)
                 if once is not None:
                     pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
+                if also is not None:
+                    also(pipe)
                 try:
                     pipe.execute()
                     return request.id

@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from redis.client import Pipeline
+
 from broker import cell, counts, feedback, foreign, idempotency, images, jobs, queues, registry
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
@@ -26,7 +28,7 @@ from broker.messages import (
     WorkerInfo,
     ready_prompt,
 )
-from broker.readers import Readers
+from broker.readers import Readers, hold
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
 from frontend import pictures, videos
@@ -41,6 +43,11 @@ Offload = Callable[[Callable[[], None]], None]
 
 def _directly(computation: Callable[[], None]) -> None:
     computation()
+
+
+def _lease(request: GenerateRequest, reader: str) -> Callable[[Pipeline], None] | None:
+    """The lease of a reader, to be taken in the transaction that submits the job."""
+    return (lambda pipe: hold(pipe, {reader: request.id})) if reader else None
 
 
 class Service:
@@ -183,11 +190,13 @@ class Service:
         path: tuple[str, ...] = (),
         on_disconnect: str = "",
         once: idempotency.Once | None = None,
+        reader: str = "",
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
         What its `once` has started already is returned instead. `on_disconnect` is what becomes of
-        the job when its `readers` are gone; empty where the door sees to that itself.
+        the job when its `readers` are gone; empty where the door sees to that itself. `reader`, if
+        any, has a lease afterwards, and is to `arrive` at once.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -201,7 +210,7 @@ class Service:
         """
         with redis_errors():
             if once is not None and (started := idempotency.find(self._once, once)) is not None:
-                return jobs.read(self._once, started).request
+                return self._attach(started, reader)
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
             info = self.fleet.find(model, sees=any(message.images for message in messages))
@@ -216,8 +225,13 @@ class Service:
                 created_s=time.time(),
                 path=path,
             )
-            started = self._submitter.submit(request, on_disconnect, once)
-            return request if started == request.id else jobs.read(self._once, started).request
+            started = self._submitter.submit(request, on_disconnect, once, _lease(request, reader))
+            return request if started == request.id else self._attach(started, reader)
+
+    def _attach(self, job_id: str, reader: str) -> GenerateRequest:
+        if reader:
+            hold(self._once, {reader: job_id})
+        return jobs.read(self._once, job_id).request
 
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
