@@ -37,11 +37,19 @@ class Case:
         """Count the answers of one run; `since_s` is when the fault happened."""
         self.runs += 1
         for each in told:
-            self.answers += 1
-            self.exact += each.text == expected
-            self.duplicated += each.duplicated
-            self.lost += each.lost
-            self.worst_s = max(self.worst_s, each.silence_after(since_s))
+            self.count(each, expected, since_s)
+
+    def count(self, told: Told, expected: str, since_s: float) -> None:
+        """Count one answer of a run."""
+        self.answers += 1
+        self.exact += told.text == expected
+        self.duplicated += told.duplicated
+        self.lost += told.lost
+        self.worst_s = max(self.worst_s, told.silence_after(since_s))
+
+    @property
+    def all_exact(self) -> bool:
+        return (self.exact, self.duplicated, self.lost) == (self.answers, 0, 0)
 
 
 @dataclass

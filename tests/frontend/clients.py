@@ -46,10 +46,16 @@ class Connection:
         self.socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
         self._file = self.socket.makefile("rb")
 
-    def send(self, value: Any, route: str = CHAT) -> None:
+    def send(self, value: Any, route: str = CHAT, *, key: str = "") -> None:
         payload = json.dumps(value).encode()
         head = f"POST {route} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        head += f"Idempotency-Key: {key}\r\n" if key else ""
         self.socket.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+
+    def get(self, route: str, after: str = "") -> None:
+        """Ask for a stream, from an event on."""
+        last = f"Last-Event-ID: {after}\r\n" if after else ""
+        self.socket.sendall(f"GET {route} HTTP/1.1\r\nHost: test\r\n{last}\r\n".encode())
 
     def lines(self) -> Iterator[str]:
         """Lines of the reply as they come, chunk sizes included."""
