@@ -67,7 +67,19 @@ return redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel' and 1 or 0
 """
 )
 
-_OVERDUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 100)"
+# Most of them have long ended, and are only forgotten.
+_OVERDUE = (
+    _NOW
+    + """
+local left = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 1000)) do
+  local state = redis.call('HGET', ARGV[1] .. id, 'state')
+  if state == 'queued' or state == 'running' then left[#left + 1] = id
+  else redis.call('ZREM', KEYS[1], id) end
+end
+return left
+"""
+)
 
 
 def new_reader() -> str:
@@ -174,7 +186,7 @@ class Readers:
 
 def cancel_overdue(client: redis.Redis) -> list[str]:
     """Cancel the jobs to which nobody has come back in time, and return their ids."""
-    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES)
+    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES, keys.job(""))
     job_ids = [raw.decode() for raw in overdue]
     for job_id in job_ids:
         queues.cancel(client, job_id)

@@ -20,8 +20,9 @@ from tests.stack import Process, Stack, until
 
 SPEED = 20
 READERS = 50
-WORD = 400 * "x"
-"""So long that a slow reader's backlog is more than its socket holds."""
+SLOW_SPEED = 10
+WORD = 1000 * "x"
+"""So long that a slow reader's backlog is soon more than its socket holds."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,7 +39,7 @@ def ask(api: str, seconds: int, readers: int = READERS) -> list[Client]:
 
 
 def starve(api: str, seconds: int) -> list[Starved]:
-    wanted = {"text": WORD, "model": "slow", "max_tokens": SPEED * seconds}
+    wanted = {"text": WORD, "model": "slow", "max_tokens": SLOW_SPEED * seconds}
     wanted["on_disconnect"] = "detach"
     return [Starved(api, wanted) for _ in range(READERS)]
 
@@ -67,9 +68,9 @@ def sipping(slow: Sequence[Starved]) -> Iterator[None]:
 @pytest.fixture
 def api(stack: Stack) -> str:
     """An API beside a worker for slow readers and one for the others."""
-    for name in ("normal", "slow"):
+    for name, speed in (("normal", SPEED), ("slow", SLOW_SPEED)):
         flags = {"model-name": name, "limit-model-concurrency": str(READERS)}
-        stack.echo_worker(f"tokens_per_s={SPEED}&tokens={60 * SPEED}", **flags)
+        stack.echo_worker(f"tokens_per_s={speed}&tokens={60 * speed}", **flags)
     return stack.api()
 
 
@@ -107,7 +108,7 @@ def test_slow_readers_are_given_up_and_may_come_back(stack: Stack, api: str, cas
         until(lambda: connections(process) == 0, "they are given up", STALL_S + 12)
     assert STALL_S <= time.monotonic() - began_s <= STALL_S + 10
     told = [each.come_back(api) for each in slow]
-    case.note(told, " ".join([WORD] * SPEED * 22), time.monotonic())
+    case.note(told, " ".join([WORD] * SLOW_SPEED * 22), time.monotonic())
     assert case.all_exact, case.line()
     print([now - then for now, then in zip(memory(stack), before, strict=True)])
 
