@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -19,7 +20,8 @@ from broker.queues import queue_key
 from frontend.api.client import STALL_S
 from tests.chaos.cases import Case
 from tests.chaos.streams import Client
-from tests.chaos.test_workers import busiest
+from tests.chaos.test_workers import busiest, nothing_is_left
+from tests.frontend.clients import body, post
 from tests.stack import Process, Stack, until
 
 TOKENS = 150
@@ -43,6 +45,18 @@ def worker(echo_stack: Stack) -> Process:
     return echo_stack.echo_worker(ECHO, **{"model-name": "words"})
 
 
+def check(stack: Stack, model: str, case: Case, workers: int = 1) -> None:
+    """All texts are exact, and no slot, lease or job is left over."""
+    assert case.all_exact, case.line()
+    until(lambda: nothing_is_left(stack, model), "RQ's records are closed", 40)
+    until(lambda: free_workers(stack, model) == workers, "all slots are free")
+
+
+def free_workers(stack: Stack, model: str) -> int:
+    infos = [info for info in registry.workers(stack.redis) if info.model == model]
+    return sum(info.running == 0 for info in infos)
+
+
 def test_a_key_that_comes_twenty_times_at_once(
     echo_stack: Stack, apis: list[str], worker: Process, case: Case, runs: int
 ) -> None:
@@ -61,11 +75,11 @@ def test_a_key_that_comes_twenty_times_at_once(
         assert [each.chunks for each in staying] == [staying[0].chunks] * len(staying)
     until(lambda: echo_stack.redis.xlen(keys.CHAT_LOG) >= before + runs, "all are logged")
     assert echo_stack.redis.xlen(keys.CHAT_LOG) == before + runs
-    assert case.all_exact, case.line()
+    check(echo_stack, "words", case)
 
 
 def test_reconnecting_ten_times_between_two_processes(
-    apis: list[str], worker: Process, case: Case, runs: int
+    echo_stack: Stack, apis: list[str], worker: Process, case: Case, runs: int
 ) -> None:
     dice = random.Random(f"{case.name} {runs}")
     for _ in range(runs):
@@ -75,10 +89,12 @@ def test_reconnecting_ten_times_between_two_processes(
         ]
         case.note([each.finish() for each in clients], EXPECTED, time.monotonic())
         assert [each.connections for each in clients] == [11] * STREAMS
-    assert case.all_exact, case.line()
+    check(echo_stack, "words", case)
 
 
-def test_two_readers_of_one_job(apis: list[str], worker: Process, case: Case, runs: int) -> None:
+def test_two_readers_of_one_job(
+    echo_stack: Stack, apis: list[str], worker: Process, case: Case, runs: int
+) -> None:
     """The second comes at any moment, at the other process; then the first reloads its page."""
     dice = random.Random(f"{case.name} {runs}")
     for _ in range(runs):
@@ -93,7 +109,7 @@ def test_two_readers_of_one_job(apis: list[str], worker: Process, case: Case, ru
         case.note([each.finish() for each in readers], EXPECTED, time.monotonic())
         for second, again in zip(readers[::2], readers[1::2], strict=True):
             assert second.chunks == again.chunks
-    assert case.all_exact, case.line()
+    check(echo_stack, "words", case)
 
 
 def by_delete(stack: Stack, address: str, client: Client) -> None:
@@ -150,7 +166,7 @@ def test_cancelled_at_token_50(
         case.note([client.told], text_of(log)[:read], told_s)
     waiting.leave()
     assert {job_id: read_log(echo_stack.redis, job_id) for job_id in logs} == logs
-    assert case.all_exact, case.line()
+    check(echo_stack, "single", case)
 
 
 def cancelled(log: Sequence[Event]) -> End:
@@ -187,14 +203,9 @@ def test_cancelled_while_its_worker_is_frozen(stack: Stack, case: Case, runs: in
             assert is_cancelled(stack, client)
             case.count(told, text_of(log), struck_s)
         frozen.signal(signal.SIGCONT)
-        until(lambda: all(is_idle(stack, each) for each in workers), "all slots are free")
+        until(lambda: free_workers(stack, "echo") == 2, "the frozen one has noticed")
         assert {job_id: read_log(stack.redis, job_id) for job_id in logs} == logs
-    assert case.all_exact, case.line()
-
-
-def is_idle(stack: Stack, process: Process) -> bool:
-    infos = [info for info in registry.workers(stack.redis) if info.pid == process.pid]
-    return bool(infos) and infos[0].running == 0
+    check(stack, "echo", case, workers=2)
 
 
 def test_clients_whose_network_is_gone(stack: Stack, case: Case, runs: int) -> None:
@@ -214,15 +225,29 @@ def test_clients_whose_network_is_gone(stack: Stack, case: Case, runs: int) -> N
     for client in gone:
         client.leave()
     assert case.worst_s <= STALL_S + 4, case.line()
-    assert case.all_exact, case.line()
+    check(stack, "echo", case)
 
 
 def is_cancelled(stack: Stack, client: Client) -> bool:
     return jobs.read(stack.redis, client.job_id).state == "cancelled"
 
 
+def whole(apis: Sequence[str], key: str) -> str:
+    """Ask for a whole answer at one process after the other, until one gives it."""
+    wanted = body("word", model="echo", on_disconnect="grace:60")
+    for address in apis:
+        try:
+            reply = post(address, wanted, **{"Idempotency-Key": key})
+        except httpx.TransportError:
+            continue
+        if reply.status_code == 200:
+            return str(reply.json()["choices"][0]["message"]["content"])
+        assert reply.json()["error"]["code"] == "server_stopping"
+    raise AssertionError("no process gives the answer")
+
+
 def test_an_api_process_is_told_to_stop_under_load(stack: Stack, case: Case, runs: int) -> None:
-    """Streams come back to the other one; a whole answer is asked for again with its key."""
+    """Streams come back to the other one; whole answers are asked for again with their key."""
     dice = random.Random(f"{case.name} {runs}")
     stack.echo_worker(ECHO)
     apis, processes = [], []
@@ -232,17 +257,20 @@ def test_an_api_process_is_told_to_stop_under_load(stack: Stack, case: Case, run
     for run in range(runs):
         stopped = run % 2
         order = [apis[stopped], apis[1 - stopped]]
-        clients = [Client(order, WANTED | {"model": "echo"}) for _ in range(STREAMS)]
-        clients += [Client(order[::-1], WANTED | {"model": "echo"}) for _ in range(STREAMS)]
-        for client in clients:
-            client.until_tokens(dice.randrange(1, TOKENS - 60))
-        stopped_s = time.monotonic()
-        processes[stopped].signal(signal.SIGTERM)
-        case.note([each.finish() for each in clients], EXPECTED, stopped_s)
-        assert [each.connections for each in clients[STREAMS:]] == [1] * STREAMS
-        assert all(each.connections == 2 for each in clients[:STREAMS])
+        wanted = WANTED | {"model": "echo"}
+        touched = [Client(order, wanted) for _ in range(STREAMS)]
+        spared = [Client(order[::-1], wanted) for _ in range(STREAMS)]
+        with ThreadPoolExecutor(STREAMS) as pool:
+            asked = [pool.submit(whole, order, f"{run} {place}") for place in range(STREAMS)]
+            for client in touched + spared:
+                client.until_tokens(dice.randrange(1, TOKENS - 60))
+            stopped_s = time.monotonic()
+            processes[stopped].signal(signal.SIGTERM)
+            assert [each.result() for each in asked] == [EXPECTED] * STREAMS
+        case.note([each.finish() for each in touched + spared], EXPECTED, stopped_s)
+        assert [each.connections for each in touched + spared] == [2] * STREAMS + [1] * STREAMS
         assert processes[stopped].wait() == 0
         apis[stopped] = stack.api()
         processes[stopped] = stack.processes[-1]
-    assert case.all_exact, case.line()
     assert case.worst_s < 5, case.line()
+    check(stack, "echo", case)
