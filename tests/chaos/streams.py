@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
-from urllib.parse import urlsplit
 
 from broker.events import Delta, End, EventId, Timings, Usage
 from tests.chaos.cases import Told
@@ -25,21 +26,8 @@ from tests.frontend.clients import Connection, body
 SMALL_BYTES = 2304
 """The smallest receive buffer that Linux gives."""
 
-_SO_ATTACH_FILTER = 26
-_RETURN = 0x06
-
-
-class _Instruction(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_ushort),
-        ("jt", ctypes.c_ubyte),
-        ("jf", ctypes.c_ubyte),
-        ("k", ctypes.c_uint),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
+_SO_ATTACH_FILTER = 26  # Linux; the socket module does not name it
+_DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
 class BrokenOff(Exception):
@@ -185,8 +173,8 @@ class Client(Heard):
     def vanish(self) -> None:
         """Have all packets to this client dropped, as if its cable was pulled."""
         assert self._connection is not None
-        drop = (_Instruction * 1)(_Instruction(_RETURN, 0, 0, 0))
-        program = bytes(_Program(1, drop))
+        drop = ctypes.create_string_buffer(_DROP)
+        program = struct.pack("HP", 1, ctypes.addressof(drop))
         self._connection.socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     def until_tokens(self, count: int) -> None:
@@ -221,28 +209,20 @@ class Starved(Heard):
     def __init__(self, address: str, wanted: dict[str, Any]) -> None:
         """Send the request; `sip` reads."""
         super().__init__()
-        parts = urlsplit(address)
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
-        self.socket.connect((parts.hostname, parts.port))
-        payload = json.dumps(body(stream=True, **wanted)).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json"
-        self.socket.sendall(f"{head}\r\nContent-Length: {len(payload)}\r\n\r\n".encode() + payload)
+        self._connection = Connection(address, receive_bytes=SMALL_BYTES)
+        self._connection.send(body(stream=True, **wanted))
         self._bytes = b""
 
     def sip(self) -> None:
         """Take ten bytes; to be called once a second."""
-        self._bytes += self.socket.recv(10)
+        self._bytes += self._connection.socket.recv(10)
 
     def gulp(self) -> None:
         """Take all that has come, up to the last whole line."""
-        self.socket.setblocking(False)
-        try:
-            while data := self.socket.recv(65536):
+        with self._connection, suppress(OSError):
+            self._connection.socket.setblocking(False)
+            while data := self._connection.socket.recv(65536):
                 self._bytes += data
-        except OSError:
-            pass
-        self.socket.close()
         for line in self._bytes.split(b"\n")[:-1]:
             self.take(line.decode().rstrip("\r"))
 

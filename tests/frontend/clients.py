@@ -41,9 +41,14 @@ def image_message(*urls: str, text: str = "look") -> list[dict[str, Any]]:
 class Connection:
     """An HTTP connection on a bare socket."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, receive_bytes: int = 0) -> None:
+        """Connect; `receive_bytes` bounds what waits here for a slow reader, 0 does not."""
         parts = urlsplit(address)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
+        self.socket = socket.socket()
+        self.socket.settimeout(30)
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect((parts.hostname, parts.port))
         self._file = self.socket.makefile("rb")
 
     def send(self, value: Any, route: str = CHAT, *, key: str = "") -> None:
