@@ -239,10 +239,12 @@ def refuse(client: redis.Redis, job_id: str, unreadable: Unreadable) -> None:
     append(client, [(job_id, Failed(EventId(unreadable.attempt, 1), unreadable.body))])
 
 
-def read_log(client: redis.Redis, job_id: str, after: EventId = START) -> list[Event]:
-    """Events of a job after the given id, in order."""
+def read_log(
+    client: redis.Redis, job_id: str, after: EventId = START, count: int | None = None
+) -> list[Event]:
+    """Events of a job after the given id, in order, at most `count`."""
     low = "-" if after == START else f"({after}"
-    entries: Any = client.xrange(keys.events(job_id), low, "+")
+    entries: Any = client.xrange(keys.events(job_id), low, "+", count)
     return [_decode(entry_id, fields) for entry_id, fields in entries]
 
 

@@ -12,8 +12,8 @@
 | helio:job:{id}         | hash    | 24 h                | frontend   | worker, frontend |
 | helio:job:{id}:events  | stream  | 1 h, ended: 15 min  | worker     | frontend         |
 | helio:job:{id}:live    | channel | -                   | worker     | frontend         |
-| helio:job:{id}:readers | zset    | 5 s, renewed each s | API        | API              |
-| helio:deadlines        | zset    | members are swept   | API        | workers          |
+| helio:job:{id}:readers | zset    | 5 s, renewed each s | frontend   | frontend         |
+| helio:deadlines        | zset    | members are swept   | frontend   | workers          |
 | helio:start-by         | zset    | members are swept   | API        | workers, API     |
 | helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
 | helio:reader:{id}      | channel | while it reads      | -          | operators        |
@@ -71,6 +71,7 @@ IMAGE_TTL_S: Final = 24 * 3600
 COUNT_TTL_S: Final = 10
 QUARANTINE_TTL_S: Final = 7 * 24 * 3600
 READER_TTL_S: Final = 5
+MAX_GRACE_S: Final = 3600
 CHAT_LOG_LENGTH: Final = 100_000
 
 
@@ -115,7 +116,7 @@ def live(job_id: str) -> str:
 
 
 def readers(job_id: str) -> str:
-    """Who reads a job at the API, each until its lease ends (Unix seconds of Redis's clock)."""
+    """Who reads a job, each until its lease ends (Unix seconds of Redis's clock)."""
     return f"helio:job:{job_id}:readers"
 
 

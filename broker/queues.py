@@ -159,11 +159,13 @@ class Submitter:
         *,
         may_wait: Patience = patience.ENDLESS,
         jobs_per_s: float = 0.0,
+        also: Callable[[Pipeline], None] | None = None,
     ) -> str:
         """Enqueue a request, unless its `once` has started a job already; return the job's id.
 
         `on_disconnect` is written down for `readers`; empty if they have no say. `jobs_per_s` is
         the model's rate, 0 if it is not known: whoever is refused is told by it when to come back.
+        `also` queues more, to be done in the same transaction as the last thing.
 
         Raises:
             KeyReused: `once` has started a job with another body.
@@ -189,6 +191,8 @@ class Submitter:
                 patience.write(pipe, request.id, may_wait)
                 if once is not None:
                     pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
+                if also is not None:
+                    also(pipe)
                 try:
                     pipe.execute()
                     return request.id

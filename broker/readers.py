@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 import redis
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 CANCEL: Final = "cancel"
 DETACH: Final = "detach"
 
-MAX_GRACE_S: Final = 3600
 RENEW_S: Final = 1.0
 
 _GRACE = re.compile("grace:([1-9][0-9]{0,3})")
@@ -67,7 +67,38 @@ return redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel' and 1 or 0
 """
 )
 
-_OVERDUE = f"{_NOW} return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 100)"
+# Most of them have long ended, and are only forgotten.
+_OVERDUE = (
+    _NOW
+    + """
+local left = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 1000)) do
+  local state = redis.call('HGET', ARGV[1] .. id, 'state')
+  if state == 'queued' or state == 'running' then left[#left + 1] = id
+  else redis.call('ZREM', KEYS[1], id) end
+end
+return left
+"""
+)
+
+
+def new_reader() -> str:
+    """Draw the id of one more reader."""
+    return uuid.uuid4().hex
+
+
+def hold(client: redis.Redis, jobs: Mapping[str, str]) -> None:
+    """Take or renew the leases of readers, each with the id of its job.
+
+    Args:
+        client: a client, or a pipeline that has the jobs' records written before.
+        jobs: job id by reader.
+    """
+    names, values = [keys.DEADLINES], [str(keys.READER_TTL_S)]
+    for reader, job_id in jobs.items():
+        names += (keys.readers(job_id), keys.job(job_id))
+        values += (job_id, reader)
+    client.eval(_HOLD, len(names), *names, *values)
 
 
 def check_rule(rule: str) -> str:
@@ -77,11 +108,11 @@ def check_rule(rule: str) -> str:
         InvalidRequest: it is another.
     """
     found = _GRACE.fullmatch(rule)
-    if rule in (CANCEL, DETACH) or (found and int(found[1]) <= MAX_GRACE_S):
+    if rule in (CANCEL, DETACH) or (found and int(found[1]) <= keys.MAX_GRACE_S):
         return rule
     raise InvalidRequest(
         "on_disconnect: it must be 'cancel', 'detach' or 'grace:SECONDS' with 1 to "
-        f"{MAX_GRACE_S} seconds; {rule[:40]!r} was sent.",
+        f"{keys.MAX_GRACE_S} seconds; {rule[:40]!r} was sent.",
         param="on_disconnect",
     )
 
@@ -97,13 +128,15 @@ class Readers:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def arrive(self, job_id: str) -> str:
-        """Take a lease for one more reader of a job, and return the reader's id.
+    def arrive(self, job_id: str, reader: str = "") -> str:
+        """Renew the lease of a reader from now on, and return the reader's id.
 
-        A Redis that does not answer at the moment is told with the next renewal.
+        Without an id it is a new one, which takes its lease here. A Redis that does not answer at
+        the moment is told with the next renewal.
         """
-        reader = uuid.uuid4().hex
-        self._try_hold({reader: job_id})
+        if not reader:
+            reader = new_reader()
+            self._try_hold({reader: job_id})
         with self._lock:
             self._jobs[reader] = job_id
             if self._thread is None:
@@ -144,23 +177,16 @@ class Readers:
                 if self._jobs:
                     self._try_hold(self._jobs)
 
-    def _try_hold(self, jobs: dict[str, str]) -> None:
+    def _try_hold(self, jobs: Mapping[str, str]) -> None:
         try:
-            self._hold(jobs)
+            hold(self._client, jobs)
         except RedisError as error:
             log.warning("the leases of %d readers are not renewed: %s", len(jobs), error)
-
-    def _hold(self, jobs: dict[str, str]) -> None:
-        names, values = [keys.DEADLINES], [str(keys.READER_TTL_S)]
-        for reader, job_id in jobs.items():
-            names += (keys.readers(job_id), keys.job(job_id))
-            values += (job_id, reader)
-        self._client.eval(_HOLD, len(names), *names, *values)
 
 
 def cancel_overdue(client: redis.Redis) -> list[str]:
     """Cancel the jobs to which nobody has come back in time, and return their ids."""
-    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES)
+    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES, keys.job(""))
     job_ids = [raw.decode() for raw in overdue]
     for job_id in job_ids:
         queues.cancel(client, job_id)

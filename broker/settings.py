@@ -16,6 +16,7 @@ from typing import Any
 from broker.addresses import AllowList
 from broker.errors import ConfigurationError
 from broker.groups import parse_groups
+from broker.keys import MAX_GRACE_S
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -29,9 +30,10 @@ class Settings:
     `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
     `control_token` lets machines other than this one register workers, whose addresses must match
     `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
-    own address. `groups` is `name=model,model`, several with blanks between. `upstream_key` is the
-    API key that a worker with a remote engine sends. `queue_timeout_s` is how long a job may wait
-    for a worker to take it, 0 for as long as it takes; the official client waits for 600 s.
+    own address. `ui_grace_s` is how long a job of the chat page outlives its tab. `groups` is
+    `name=model,model`, several with blanks between. `upstream_key` is the API key that a worker
+    with a remote engine sends. `queue_timeout_s` is how long a job may wait for a worker to take
+    it, 0 for as long as it takes; the official client waits for 600 s.
     """
 
     redis_url: str = ""
@@ -39,6 +41,7 @@ class Settings:
     host: str = "127.0.0.1"
     api_port: int = 8000
     ui_port: int = 7860
+    ui_grace_s: int = 120
     data_dir: Path = Path(".heliograph")
     model_path: str = "demo"
     model_name: str = ""
@@ -115,6 +118,10 @@ class Settings:
             port = getattr(self, name)
             if not 1 <= port <= 65535:
                 raise ConfigurationError(f"{_key(name)}={port} is not a port: use 1 to 65535.")
+        if self.ui_grace_s > MAX_GRACE_S:
+            raise ConfigurationError(
+                f"{_key('ui_grace_s')}={self.ui_grace_s} is too long: use 1 to {MAX_GRACE_S}."
+            )
         for each in fields(self):
             value = getattr(self, each.name)
             least = 0 if each.name == "queue_timeout_s" else 1

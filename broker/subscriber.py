@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from broker import keys
 from broker.channel import read_log
-from broker.errors import JobNotFound, RedisUnavailable
+from broker.errors import AnswerExpired, JobNotFound, RedisUnavailable
 from broker.events import START, Event, EventId, decode_event, is_terminal
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,45 @@ RESYNC_S = 5.0
 GIVE_UP_S = 15.0
 """How long a reader rides out a Redis that does not answer."""
 
+BACKLOG = 256
+"""Events that wait for one reader; a slower one is sent to the log, which keeps them anyway."""
+
+PAGE = 256
+"""Events that a reader takes out of the log at a time."""
+
 _FIRST_PAUSE_S = 0.1
 _WAKE_S = 0.25
 
 Events = Generator[Event | None, None, None]
 """Events in order, None where the reader may look after other things; close it to stop reading."""
 
-_Inbox = queue.SimpleQueue[Event | None]
+
+class _Inbox:
+    """What one reader has yet to read: events, and None where it has to look into the log."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._is_full = False
+
+    def put(self, event: Event | None) -> None:
+        """Add an event; one too many is dropped, with all after it, until the reader has caught up.
+
+        What is dropped is in the log already, where the reader looks after it has taken the None.
+        """
+        if not self._is_full:
+            self._is_full = self._waiting.qsize() >= BACKLOG
+            self._waiting.put(None if self._is_full else event)
+
+    def get(self, timeout_s: float) -> Event | None:
+        """Take the next one.
+
+        Raises:
+            queue.Empty: none has come in time.
+        """
+        event = self._waiting.get(timeout=timeout_s)
+        if event is None:
+            self._is_full = False
+        return event
 
 
 class Subscriber:
@@ -67,6 +99,7 @@ class Subscriber:
         after its client.
 
         Raises:
+            AnswerExpired: the reader was so slow that the log has expired under it.
             JobNotFound: there is no such job, or its record has expired or was lost.
             RedisUnavailable: Redis did not answer for `GIVE_UP_S` seconds.
         """
@@ -91,7 +124,7 @@ class Subscriber:
             quiet_since = time.monotonic()
             while time.monotonic() - quiet_since < RESYNC_S:
                 try:
-                    event = inbox.get(timeout=tick_s)
+                    event = inbox.get(tick_s)
                 except queue.Empty:
                     yield None
                     continue
@@ -106,26 +139,38 @@ class Subscriber:
         deadline = time.monotonic() + GIVE_UP_S
         while True:
             try:
-                yield from self._replay(job_id, after)
-                return
+                page = self._replay(job_id, after)
             except RedisError as error:
                 if time.monotonic() > deadline:
                     raise RedisUnavailable(
                         "Redis has not answered for a while, so the rest of the answer cannot be "
                         f"read. Job {job_id} may still finish."
                     ) from error
-            yield None
-            time.sleep(0.2)
+                yield None
+                time.sleep(0.2)
+                continue
+            yield from page
+            if len(page) < PAGE:
+                return
+            after, deadline = page[-1].id, time.monotonic() + GIVE_UP_S
 
     def _replay(self, job_id: str, after: EventId) -> list[Event]:
-        missed = read_log(self._client, job_id, after)
-        if not missed and not self._client.exists(keys.job(job_id)):
+        missed = read_log(self._client, job_id, after, PAGE)
+        if missed:
+            return missed
+        found: Any = self._client.exists(keys.job(job_id), keys.events(job_id))
+        if not found:
             raise JobNotFound(f"Job {job_id} is unknown here, or its record has expired.")
+        if found < 2 and after > START:
+            raise AnswerExpired(
+                f"The rest of the answer is not kept any more: job {job_id} has ended more than "
+                f"{keys.ENDED_EVENTS_TTL_S // 60} minutes ago. Send the request again."
+            )
         return missed
 
     @contextmanager
     def _inbox(self, job_id: str) -> Iterator[_Inbox]:
-        inbox: _Inbox = queue.SimpleQueue()
+        inbox = _Inbox()
         channel = keys.live(job_id)
         with self._lock:
             followers = self._inboxes.setdefault(channel, [])

@@ -12,6 +12,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from redis.client import Pipeline
+
 from broker import (
     cell,
     counts,
@@ -34,7 +36,7 @@ from broker.messages import (
     SamplingParams,
     WorkerInfo,
 )
-from broker.readers import Readers
+from broker.readers import Readers, hold
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
 from frontend import admission, pictures, videos
@@ -47,6 +49,11 @@ Offload = Callable[[Callable[[], None]], None]
 
 def _directly(computation: Callable[[], None]) -> None:
     computation()
+
+
+def _lease(request: GenerateRequest, reader: str) -> Callable[[Pipeline], None] | None:
+    """The lease of a reader, to be taken in the transaction that submits the job."""
+    return (lambda pipe: hold(pipe, {reader: request.id})) if reader else None
 
 
 class Service:
@@ -192,13 +199,15 @@ class Service:
         once: idempotency.Once | None = None,
         queue_timeout_s: float | None = None,
         wait_for_worker_s: float = 0.0,
+        reader: str = "",
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
         What its `once` has started already is returned instead. `on_disconnect` is what becomes of
-        the job when its `readers` are gone; empty where the door sees to that itself. A job that no
-        worker has taken within `queue_timeout_s` (else as the settings say) ends in QueueTimeout;
-        with `wait_for_worker_s` it waits as long for a worker of a model that has none alive.
+        the job when its `readers` are gone; empty where the door sees to that itself. `reader`, if
+        any, has a lease afterwards, and is to `arrive` at once. A job that no worker has taken
+        within `queue_timeout_s` (else as the settings say) ends in QueueTimeout; with
+        `wait_for_worker_s` it waits as long for a worker of a model that has none alive.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -212,7 +221,7 @@ class Service:
         """
         with redis_errors():
             if once is not None and (started := idempotency.find(self._once, once)) is not None:
-                return jobs.read(self._once, started).request
+                return self._attach(started, reader)
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
             info = self.fleet.find(
@@ -239,8 +248,14 @@ class Service:
                     info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
                 ),
                 jobs_per_s=info.jobs_per_s,
+                also=_lease(request, reader),
             )
-            return request if started == request.id else jobs.read(self._once, started).request
+            return request if started == request.id else self._attach(started, reader)
+
+    def _attach(self, job_id: str, reader: str) -> GenerateRequest:
+        if reader:
+            hold(self._once, {reader: job_id})
+        return jobs.read(self._once, job_id).request
 
     def follow(
         self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5

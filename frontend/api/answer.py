@@ -47,8 +47,17 @@ class Answers:
         """End all answers that are followed, at their next event or tick, as if the client left."""
         self._stopping = True
 
-    def follow(self, request: GenerateRequest, client: Client, after: EventId = START) -> Events:
+    def follow(
+        self,
+        request: GenerateRequest,
+        client: Client,
+        after: EventId = START,
+        *,
+        reader: str = "",
+    ) -> Events:
         """Yield the job's events after `after`, and None on each tick of silence.
+
+        `reader` is who got its lease with the submission, empty for one that comes later.
 
         Raises:
             ClientGone: the client has closed its connection.
@@ -56,7 +65,7 @@ class Answers:
             NoLiveWorker, JobNotFound, RedisUnavailable: see `frontend.service`.
         """
         ended = False
-        reader = self._service.readers.arrive(request.id)
+        reader = self._service.readers.arrive(request.id, reader)
         try:
             with client.watched():
                 for event in self._service.follow(request, after, tick_s=TICK_S):

@@ -20,8 +20,23 @@ STALL_S = 20.0
 LINGER_S = 2.0
 LINGER_BYTES = 256 * 2**20
 
+SEND_BUFFER_BYTES = 32 * 2**10
+"""What the system keeps for a client that reads slowly (Linux doubles it); by itself it lets the
+buffer of each connection grow to megabytes."""
+
 _READABLE = 1
 """libev's flag."""
+
+
+def bound(connection: socket.socket) -> None:
+    """Bound what a connection may hold unsent, and how long it may be silent (Linux).
+
+    Without an answer to what was sent, or with no room for more at the other end, it breaks after
+    `STALL_S`: so a client whose machine or network is gone is noticed like one that has left.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * STALL_S))
 
 
 class ClientGone(Exception):

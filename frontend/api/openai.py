@@ -15,7 +15,7 @@ from broker import cell
 from broker.errors import InvalidRequest, ModelNotFound
 from broker.idempotency import Once
 from broker.messages import ModelInfo
-from broker.readers import CANCEL
+from broker.readers import CANCEL, new_reader
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.completion import streamed_reply, whole_reply
@@ -62,7 +62,7 @@ def chat_completions() -> Response:
     client = Client(request.environ)
     wanted = parse(read_json_body(request))
     once = _once(wanted)
-    service = current_service()
+    service, reader = current_service(), new_reader()
     job = service.submit(
         wanted.model,
         read_messages(wanted, service),
@@ -72,9 +72,10 @@ def chat_completions() -> Response:
         once=once,
         queue_timeout_s=wanted.queue_timeout,
         wait_for_worker_s=wanted.wait_for_worker or 0.0,
+        reader=reader,
     )
     g.job_id = job.id
-    events = current_answers().follow(job, client)
+    events = current_answers().follow(job, client, reader=reader)
     try:
         if wanted.stream:
             return streamed_reply(job, events, usage=wanted.include_usage)

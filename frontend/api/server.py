@@ -26,7 +26,7 @@ from broker.ports import check_free
 from broker.settings import Settings
 from frontend.api.answer import TICK_S
 from frontend.api.app import create_app
-from frontend.api.client import STALL_S
+from frontend.api.client import STALL_S, bound
 from frontend.service import Service
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve one connection."""
+        bound(client)
         self._clients.add(client)
         try:
             super().handle(listener, client, addr)

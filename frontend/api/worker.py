@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from broker import cell
 from broker.errors import HeliographError, InvalidRequest, NoLiveWorker
 from broker.messages import GenerateRequest
-from broker.readers import CANCEL
+from broker.readers import CANCEL, new_reader
 from frontend.api.answer import whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
@@ -56,10 +56,10 @@ def generate_stream() -> Response:
     client = Client(request.environ)
     value = _object()
     try:
-        payload, job = _submit(value)
+        payload, job, reader = _submit(value)
     except Exception as error:
         return Response(frame(_failed(error)), mimetype=STREAM_TYPE)
-    events = current_answers().follow(job, client)
+    events = current_answers().follow(job, client, reader=reader)
     chunks = Chunks(payload.echoed, outcome=payload.tells_outcome)
     response = Response(stream(events, chunks, job.id), mimetype=STREAM_TYPE)
     response.headers["X-Accel-Buffering"] = "no"
@@ -73,8 +73,8 @@ def generate() -> Response:
     client = Client(request.environ)
     value = _object()
     try:
-        payload, job = _submit(value)
-        answer = whole(current_answers().follow(job, client))
+        payload, job, reader = _submit(value)
+        answer = whole(current_answers().follow(job, client, reader=reader))
     except ClientGone:
         return Response(status=499)
     except Exception as error:
@@ -83,14 +83,22 @@ def generate() -> Response:
     return _json({"text": text, "error_code": 0, **outcome(answer.end)})
 
 
-def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest]:
+def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest, str]:
     payload, service = read_payload(value), current_service()
     said = cell.read_path(request.headers.get(cell.HEADER, ""))
     path = tuple(dict.fromkeys((*said, *(payload.heliograph_path or ()))))
     messages = read_prompt(payload, service)
-    job = service.submit(payload.model, messages, payload.sampling, path=path, on_disconnect=CANCEL)
+    reader = new_reader()
+    job = service.submit(
+        payload.model,
+        messages,
+        payload.sampling,
+        path=path,
+        on_disconnect=CANCEL,
+        reader=reader,
+    )
     g.job_id = job.id
-    return payload, job
+    return payload, job, reader
 
 
 @worker.post("/worker_get_conv_template")

@@ -59,8 +59,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     from frontend.ui.web import ContentPolicy, picture_route
 
     service = Service(settings)
-    handlers = Handlers(service, uploads)
-    demo = build_page(handlers, settings)
+    demo = build_page(Handlers(service, uploads), settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -87,7 +86,6 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     )
 
     def stop_serving() -> None:
-        handlers.close()
         # Open tabs would hold the server for seconds; that it leaves them is no error.
         logging.getLogger("uvicorn.error").disabled = True
         demo.server.force_exit = True

@@ -8,7 +8,6 @@ The only module where errors become lines on the page. A question runs as three 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,11 @@ from typing import Any, Literal
 import gradio as gr
 from pydantic import ValidationError
 
+from broker.connection import redis_errors
 from broker.errors import HeliographError, InvalidRequest, WorkerFailed
 from broker.feedback import Vote
 from broker.messages import GenerateRequest, ImageProcessMode, SamplingParams
+from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
 from frontend.ui.conversation import Controls, Conversation, Phase, Session
@@ -40,7 +41,9 @@ class Handlers:
         """Use the service; read no file but those under `uploads`."""
         self._service = service
         self._uploads = Uploads(service, uploads)
-        self._jobs: dict[str, str] = {}
+        self._readers = service.readers
+        self._rule = f"grace:{service.settings.ui_grace_s}"
+        self._reading: dict[str, tuple[str, str]] = {}  # by tab: the job, and who reads it
 
     def send(
         self,
@@ -108,21 +111,28 @@ class Handlers:
         """
         if not model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
+        reader = new_reader()
         try:
-            job = self._service.submit(model, session.conversation.messages, _sampling(*chosen))
+            job = self._service.submit(
+                model,
+                session.conversation.messages,
+                _sampling(*chosen),
+                on_disconnect=self._rule,
+                reader=reader,
+            )
         except InvalidRequest:
             raise
         except Exception as failure:
             session.request, session.phase = None, "failed"
             return _line(failure)
         session.request, session.phase = job, "answering"
-        self._jobs[tab.session_hash or ""] = job.id
+        self._reading[tab.session_hash or ""] = job.id, self._readers.arrive(job.id, reader)
         return wording.note("sent")
 
     def stream(self, session: Session, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow. Gives chat and line.
 
-        Gradio closes this generator when the tab is gone; the job is cancelled then.
+        Gradio closes this generator when the tab is gone; then nobody reads the job any more.
         """
         job = session.request
         if job is None or session.phase != "answering":
@@ -130,23 +140,24 @@ class Handlers:
             yield _unchanged(2)
             return
         asked = session.conversation
-        phase: Phase = "failed"
+        phase: Phase = "answering"
         try:
-            for update in answer.follow(self._service, job, lambda: len(self._jobs)):
+            for update in answer.follow(self._service, job, lambda: len(self._reading)):
                 session.conversation = asked.answer(update.text)
-                if update.end and update.text:
-                    phase = "answered"
+                if update.end or update.error:
+                    phase = "answered" if update.end and update.text else "failed"
                 line = wording.note(update.line)
                 if update.error:
                     line = wording.error(update.error, job.id)
                 yield render(asked, update.text), line
         except Exception as failure:
+            phase = "failed"
             yield render(session.conversation), _line(failure, job)
         finally:
-            self._jobs.pop(request.session_hash or "", None)
-            session.phase = phase
             if phase == "failed":
                 self._cancel(job.id)
+            self._end_reading(request.session_hash or "", ended=phase != "answering")
+            session.phase = "failed" if phase == "answering" else phase
 
     def settle(self, session: Session) -> Outputs:
         """Set the buttons to what may be done now."""
@@ -154,32 +165,31 @@ class Handlers:
 
     def stop(self, request: gr.Request) -> None:
         """Cancel this tab's job; its stream then ends with what has been said."""
-        job_id = self._jobs.get(request.session_hash or "")
-        if job_id is not None:
-            self._cancel(job_id)
+        reading = self._reading.get(request.session_hash or "")
+        if reading is not None:
+            self._cancel(reading[0])
 
     def leave(self, request: gr.Request) -> None:
-        """Cancel the job of a tab that was closed, reloaded or lost."""
-        job_id = self._jobs.pop(request.session_hash or "", None)
-        if job_id is not None:
-            self._cancel(job_id)
+        """Read no longer for a tab that was closed, reloaded or lost."""
+        self._end_reading(request.session_hash or "", ended=False)
 
-    def close(self, patience_s: float = 1.0) -> None:
-        """Cancel the jobs of all tabs and let their streams end: the page is about to go."""
-        for job_id in tuple(self._jobs.values()):
-            if not self._cancel(job_id):
-                return
-        deadline = time.monotonic() + patience_s
-        while self._jobs and time.monotonic() < deadline:
-            time.sleep(0.05)
+    def _end_reading(self, tab: str, *, ended: bool) -> None:
+        """Give up a tab's lease, unless that was done; a job that goes on has its grace then."""
+        job_id, reader = self._reading.pop(tab, ("", ""))
+        if ended and reader:
+            self._readers.release(reader)
+        elif reader:
+            try:
+                with redis_errors():
+                    self._readers.leave(reader)
+            except HeliographError as failure:
+                log.warning("the reader of job %s leaves without a word: %s", job_id, failure)
 
-    def _cancel(self, job_id: str) -> bool:
+    def _cancel(self, job_id: str) -> None:
         try:
             self._service.cancel(job_id)
         except HeliographError as failure:
             log.warning("job %s could not be cancelled: %s", job_id, failure)
-            return False
-        return True
 
     def clear(self, session: Session) -> Outputs:
         """Begin a new conversation. Gives chat, message, picture, line and buttons."""

@@ -34,7 +34,7 @@ def build_demo(service: Service, settings: Settings) -> gr.Blocks:
 
 
 def build_page(handlers: Handlers, settings: Settings) -> gr.Blocks:
-    """Build the page over handlers that the caller keeps, to end their jobs."""
+    """Build the page over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:

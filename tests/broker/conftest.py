@@ -1,4 +1,4 @@
-"""A model of its own for each test of queues, and what submits to it."""
+"""A model of its own for each test of queues, what submits to it, and what reads channels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from broker import queues
 from broker.connection import connect
+from broker.subscriber import Subscriber
 
 
 @pytest.fixture
@@ -21,3 +23,10 @@ def submitter(server_url: str) -> Iterator[queues.Submitter]:
     once = connect(server_url, retry=False)
     yield queues.Submitter(once, max_queue_length=3)
     once.close()
+
+
+@pytest.fixture
+def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
+    made = Subscriber(client)
+    yield made
+    made.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -60,13 +59,6 @@ def claim(client: redis.Redis, job_id: str, worker: str = "w") -> channel.Claime
 
 def end(attempt: int, n: int) -> End:
     return End(EventId(attempt, n), ".", (9,), "stop", Usage(3, n), Timings(0.1, 0.2, 0.3))
-
-
-@pytest.fixture
-def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
-    made = Subscriber(client)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,37 @@ def test_a_grace_counts_from_the_leaving_and_its_end_cancels(
     assert client.zscore(keys.DEADLINES, job_id) is None
 
 
+def test_an_ended_jobs_deadline_passes_without_a_word(client: redis.Redis, server_url: str) -> None:
+    job_id = submit(server_url, "grace:100")
+    assert queues.cancel(client, job_id)
+    client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01, "expired": now_s(client) - 0.01})
+    assert readers.cancel_overdue(client) == []
+    assert client.zcard(keys.DEADLINES) == 0
+
+
+def test_a_reader_has_its_lease_with_the_submission(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    """Should its process die at once, the grace ends all the same."""
+    reader, request = readers.new_reader(), make_request("read")
+    once = connect(server_url, retry=False)
+    submitter, before_s = queues.Submitter(once, max_queue_length=100), now_s(client)
+    submitter.submit(
+        request, "grace:100", also=lambda pipe: readers.hold(pipe, {reader: request.id})
+    )
+    once.close()
+    after_s = now_s(client)
+    lease_s = client.zscore(keys.readers(request.id), reader)
+    deadline_s = client.zscore(keys.DEADLINES, request.id)
+    assert isinstance(lease_s, float) and isinstance(deadline_s, float)
+    assert before_s - 0.001 <= lease_s - keys.READER_TTL_S <= after_s + 0.001
+    assert deadline_s == pytest.approx(lease_s + 100, abs=0.002)
+    assert processes[0].arrive(request.id, reader) == reader
+    assert not processes[0].leave(reader)
+    assert client.zcard(keys.readers(request.id)) == 0
+    client.zrem(keys.DEADLINES, request.id)
+
+
 def test_an_ended_job_stays_as_it_is_when_it_is_claimed_or_cancelled_again(
     client: redis.Redis, server_url: str
 ) -> None:

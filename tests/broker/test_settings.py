@@ -42,6 +42,10 @@ def test_values_are_read_by_type() -> None:
         ({"HELIOGRAPH_API_PORT": "70000"}, "HELIOGRAPH_API_PORT=70000 is not a port"),
         ({"HELIOGRAPH_QUEUE_TIMEOUT_S": "-1"}, "HELIOGRAPH_QUEUE_TIMEOUT_S=-1 must be at least 0"),
         ({"HELIOGRAPH_WORKERS": "0"}, "HELIOGRAPH_WORKERS=0 must be at least 1"),
+        (
+            {"HELIOGRAPH_UI_GRACE_S": "3601"},
+            "HELIOGRAPH_UI_GRACE_S=3601 is too long: use 1 to 3600",
+        ),
         ({"HELIOGRAPH_LOG_LEVEL": "loud"}, "HELIOGRAPH_LOG_LEVEL='loud' is no level"),
         ({"HELIOGRAPH_PUBLIC_URL": "gpu1:8000"}, "HELIOGRAPH_PUBLIC_URL='gpu1:8000' is no address"),
         ({"HELIOGRAPH_APIPORT": "80"}, "HELIOGRAPH_APIPORT is not a setting"),

@@ -46,12 +46,20 @@ class Case:
         """Count the answers of one run; `since_s` is when the fault happened."""
         self.runs += 1
         for each in told:
-            self.answers += 1
-            self.exact += each.text == expected
-            self.moved += len(each.workers) > 1
-            self.duplicated += each.duplicated
-            self.lost += each.lost
+            self.count(each, expected)
         self.recoveries_s.append(max(each.silence_after(since_s) for each in told))
+
+    def count(self, told: Told, expected: str) -> None:
+        """Count one answer of a run."""
+        self.answers += 1
+        self.exact += told.text == expected
+        self.moved += len(told.workers) > 1
+        self.duplicated += told.duplicated
+        self.lost += told.lost
+
+    @property
+    def all_exact(self) -> bool:
+        return (self.exact, self.duplicated, self.lost) == (self.answers, 0, 0)
 
 
 @dataclass

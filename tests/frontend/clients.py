@@ -41,15 +41,26 @@ def image_message(*urls: str, text: str = "look") -> list[dict[str, Any]]:
 class Connection:
     """An HTTP connection on a bare socket."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, receive_bytes: int = 0) -> None:
+        """Connect; `receive_bytes` bounds what waits here for a slow reader, 0 does not."""
         parts = urlsplit(address)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
+        self.socket = socket.socket()
+        self.socket.settimeout(30)
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect((parts.hostname, parts.port))
         self._file = self.socket.makefile("rb")
 
-    def send(self, value: Any, route: str = CHAT) -> None:
+    def send(self, value: Any, route: str = CHAT, *, key: str = "") -> None:
         payload = json.dumps(value).encode()
         head = f"POST {route} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        head += f"Idempotency-Key: {key}\r\n" if key else ""
         self.socket.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+
+    def get(self, route: str, after: str = "") -> None:
+        """Ask for a stream, from an event on."""
+        last = f"Last-Event-ID: {after}\r\n" if after else ""
+        self.socket.sendall(f"GET {route} HTTP/1.1\r\nHost: test\r\n{last}\r\n".encode())
 
     def lines(self) -> Iterator[str]:
         """Lines of the reply as they come, chunk sizes included."""
