@@ -21,6 +21,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from broker import idempotency, keys
+from broker.attempts import ALLOW_OOM, NEXT_ATTEMPT
 from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
 from broker.idempotency import Once
@@ -49,7 +50,7 @@ def generate(job_id: str) -> NoReturn:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"broker.queues.generate": generate}
 
 
-_SCORE = """
+_SCORE = f"""{ALLOW_OOM}
 local time = redis.call('TIME')
 local expires = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[2])
 return redis.call('ZADD', KEYS[1], ARGV[3], expires, ARGV[1])
@@ -115,7 +116,7 @@ def intermediate_key(model: str) -> str:
     return IntermediateQueue.get_intermediate_queue_key(queue_key(model))
 
 
-_PUT_BACK = """
+_PUT_BACK = f"""{ALLOW_OOM}
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call(ARGV[2], KEYS[2], ARGV[1]) end
 """
 
@@ -218,19 +219,19 @@ def position(client: redis.Redis, model: str, job_id: str) -> int | None:
 
 
 # Either the job is still in the queue: it ends here; or a worker has it: the worker is told.
-_CANCEL = """
+_CANCEL = f"""{ALLOW_OOM}{NEXT_ATTEMPT}
 local model = redis.call('HGET', KEYS[1], 'model')
 if not model then return 0 end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'done' or state == 'failed' or state == 'cancelled' then return 1 end
 redis.call('HSET', KEYS[1], 'cancel', '1')
 if redis.call('LREM', ARGV[1] .. model, 1, ARGV[2]) == 1 then
-  local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+  local attempt = next_attempt(KEYS[1], KEYS[6])
   local fields = cjson.decode(ARGV[3])
-  local flat = {}
+  local flat = {{}}
   for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
   redis.call('XADD', KEYS[2], attempt .. '-0', unpack(flat))
-  redis.call('PUBLISH', KEYS[3], cjson.encode({attempt .. '-0', fields}))
+  redis.call('PUBLISH', KEYS[3], cjson.encode({{attempt .. '-0', fields}}))
   redis.call('HSET', KEYS[1], 'state', 'cancelled')
   redis.call('EXPIRE', KEYS[2], ARGV[4])
   redis.call('DEL', KEYS[5])
@@ -250,12 +251,13 @@ def cancel(client: redis.Redis, job_id: str) -> bool:
     ended = End(EventId(0, 0), "", (), "cancelled", Usage(0, 0), Timings(0.0, 0.0, 0.0))
     known = client.eval(
         _CANCEL,
-        5,
+        6,
         keys.job(job_id),
         keys.events(job_id),
         keys.live(job_id),
         keys.CONTROL,
         Job.key_for(job_id),
+        keys.SERVER,
         Queue.redis_queue_namespace_prefix,
         job_id,
         json.dumps(encode_event(ended)),
