@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from broker.errors import ConfigurationError, RedisUnavailable
+from broker.errors import ConfigurationError, RedisFull, RedisReadOnly, RedisUnavailable
 
 CONNECT_TIMEOUT_S = 1.0
 SOCKET_TIMEOUT_S = 1.5
@@ -68,6 +68,10 @@ def connect(
 _NONE = ExponentialBackoff(cap=0, base=0)
 
 
+class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to the primary of the moment, for which threads take turns as elsewhere."""
+
+
 def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     parts = urlsplit(url)
     service = parts.path.strip("/")
@@ -84,6 +88,9 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     )
     client: redis.Redis = sentinel.master_for(
         service,
+        connection_pool_class=_SentinelPool,
+        max_connections=MAX_CONNECTIONS,
+        timeout=TURN_TIMEOUT_S,
         db=int(query.get("db", ["0"])[0]),
         password=query.get("password", [None])[0],
         **options,
@@ -93,9 +100,19 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn any Redis failure inside the block into `RedisUnavailable`."""
+    """Turn any Redis failure inside the block into `RedisUnavailable` or what it is exactly."""
     try:
         yield
+    except OutOfMemoryError as error:
+        raise RedisFull(
+            "Redis is full, so the request was not accepted. Try again later; the operator has to "
+            "raise its maxmemory or free memory."
+        ) from error
+    except ReadOnlyError as error:
+        raise RedisReadOnly(
+            "Redis is a replica that takes no writes, so the request was not accepted. Try again "
+            "later; the operator has to make it the primary, or set REDIS_URL to the primary."
+        ) from error
     except RedisError as error:
         raise RedisUnavailable(
             "Redis does not answer or refuses writes, so the request was not accepted. "

@@ -12,7 +12,18 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from broker import cell, counts, feedback, foreign, idempotency, images, jobs, queues, registry
+from broker import (
+    cell,
+    counts,
+    feedback,
+    foreign,
+    idempotency,
+    images,
+    jobs,
+    keys,
+    queues,
+    registry,
+)
 from broker.connection import connect, redis_errors
 from broker.errors import InvalidRequest, NoLiveWorker, RedisUnavailable, RequestTooLarge
 from broker.events import START, Event, EventId
@@ -26,6 +37,7 @@ from broker.messages import (
     WorkerInfo,
     ready_prompt,
 )
+from broker.outage import Outage
 from broker.readers import Readers
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
@@ -34,6 +46,9 @@ from frontend.fleet import Fleet
 
 ORPHAN_S = 30.0
 """How long a silent job may lack any live worker of its model before its reader is told."""
+
+CHECK_S = 5.0
+"""How long an answer is silent before its model's workers are looked for, and between two looks."""
 
 
 Offload = Callable[[Callable[[], None]], None]
@@ -60,8 +75,9 @@ class Service:
         # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
-        self._subscriber = Subscriber(self._redis)
-        self.readers = Readers(self._redis)
+        outage = Outage()
+        self._subscriber = Subscriber(self._redis, outage)
+        self.readers = Readers(self._redis, outage)
         self.fleet = Fleet(settings, self._once)
 
     def close(self) -> None:
@@ -204,7 +220,7 @@ class Service:
                 return jobs.read(self._once, started).request
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
-            info = self.fleet.find(model, sees=any(message.images for message in messages))
+            info = self._find(model, sees=any(message.images for message in messages))
             self._check(info, messages)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
@@ -218,6 +234,21 @@ class Service:
             )
             started = self._submitter.submit(request, on_disconnect, once)
             return request if started == request.id else jobs.read(self._once, started).request
+
+    def _find(self, model: str, *, sees: bool) -> ModelInfo:
+        try:
+            return self.fleet.find(model, sees=sees)
+        except NoLiveWorker:
+            self._check_writes()
+            raise
+
+    def _check_writes(self) -> None:
+        """Raise what Redis says to a write: heartbeats are writes, and expire when it takes none.
+
+        Raises:
+            RedisError: it takes none.
+        """
+        self._once.set(keys.PROBE, "", px=1)
 
     def _check(self, info: ModelInfo, messages: Sequence[ChatMessage]) -> None:
         if not messages:
@@ -261,15 +292,11 @@ class Service:
             now = time.monotonic()
             if event is not None:
                 alone_since, checked = None, now
-            elif now - checked > 5.0:
+            elif now - checked > CHECK_S:
                 checked = now
                 alone_since = None if self._is_served(request.model) else alone_since or now
-                if alone_since is not None and now - alone_since > ORPHAN_S:
-                    self.cancel(request.id)
-                    raise NoLiveWorker(
-                        f"All workers of model {request.model!r} are gone, so job {request.id} "
-                        "was given up. Try again when one is back."
-                    )
+                if alone_since is not None:
+                    self._give_up(request, now - alone_since)
 
     def _is_served(self, model: str) -> bool:
         try:
@@ -277,6 +304,22 @@ class Service:
                 return self.fleet.serves(model)
         except RedisUnavailable:
             return True  # not known: the subscriber decides when to give up on Redis
+
+    def _give_up(self, request: GenerateRequest, alone_s: float) -> None:
+        """End the reading of an answer whose model has had no worker for so long, if it is time.
+
+        Raises:
+            RedisFull, RedisReadOnly: Redis takes no writes, heartbeats neither.
+            NoLiveWorker: its workers are gone.
+        """
+        with redis_errors():
+            self._check_writes()
+        if alone_s > ORPHAN_S:
+            self.cancel(request.id)
+            raise NoLiveWorker(
+                f"All workers of model {request.model!r} are gone, so job {request.id} "
+                "was given up. Try again when one is back."
+            )
 
     def job(self, job_id: str) -> jobs.Job:
         """What is known of a job.
