@@ -16,7 +16,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from broker.errors import ConfigurationError, RedisFull, RedisReadOnly, RedisUnavailable
 
@@ -68,6 +68,22 @@ def connect(
 _NONE = ExponentialBackoff(cap=0, base=0)
 
 
+class _Sentinels(Sentinel):
+    """Finds the primary of the moment; says so in a few words when there is none."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return host and port of the primary.
+
+        Raises:
+            MasterNotFoundError: no sentinel answered, or none knows a primary that lives.
+        """
+        try:
+            found: tuple[str, int] = super().discover_master(service_name)  # type: ignore[no-untyped-call]
+            return found
+        except MasterNotFoundError:  # its own words list every option of every connection
+            raise MasterNotFoundError(f"no sentinel knows a primary of {service_name}") from None
+
+
 class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
     """Connections to the primary of the moment, for which threads take turns as elsewhere."""
 
@@ -81,10 +97,13 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
             f"REDIS_URL={url!r}: the form is sentinel://host:port,host:port/SERVICE?db=0."
         )
     query = parse_qs(parts.query)
-    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port)) for host, _, port in hosts],
-        socket_timeout=CONNECT_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    asking = {
+        "socket_timeout": CONNECT_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(_NONE, 0),  # the next sentinel is asked instead
+    }
+    sentinel: Any = _Sentinels(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, _, port in hosts], sentinel_kwargs=asking
     )
     client: redis.Redis = sentinel.master_for(
         service,

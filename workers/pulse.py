@@ -118,12 +118,11 @@ class Pulse:
         if worker is not None:
             self._obey(worker, running, replies)
         self._janitor.sweep()
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
+        _raise_first(replies)
 
     def _obey(self, worker: BatchWorker, running: Sequence[RunningJob], replies: list[Any]) -> None:
         paused, drain, *records = replies[: 2 + len(running)]
+        _raise_first([paused, drain, *records])
         worker.pause(paused == 1)
         if drain == b"1":
             worker.drain("an order")
@@ -153,3 +152,9 @@ class Pulse:
             "peak_speed": round(self._peak_speed, 1),
         }
         return self._info.model_copy(update=changes)
+
+
+def _raise_first(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
