@@ -113,7 +113,7 @@ def test_back_without_its_last_second(
     server: RedisServer, stack: Stack, case: Case, runs: int
 ) -> None:
     """As after a power cut: what clients saw and Redis forgot is written again, or said lost."""
-    stack.echo_worker(ECHO)
+    worker = stack.echo_worker(ECHO)
     address = stack.api()
     for _ in range(runs):
         running = asked(address, 10)
@@ -138,6 +138,7 @@ def test_back_without_its_last_second(
             assert [event.id.n for event in logged] == [*range(len(logged))]
         until(lambda: idle(stack), "nothing is left of the answers")
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
+    assert worker.output.count("a part of its log, which is whole again") >= case.answers
     assert_said_once(stack, runs)
 
 
