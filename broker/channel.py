@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import redis
 from redis.client import Pipeline
 from redis.exceptions import NoScriptError
 
 from broker import keys
+from broker.attempts import ALLOW_OOM, NEXT_ATTEMPT
 from broker.errors import ErrorBody, WorkerFailed
 from broker.events import (
     START,
@@ -37,7 +39,8 @@ from broker.messages import GenerateRequest
 log = logging.getLogger(__name__)
 
 # One step: nobody can append between the new claim and the replay of what came before it.
-_CLAIM = """
+_CLAIM = f"""
+{NEXT_ATTEMPT}
 local request = redis.call('HGET', KEYS[1], 'request')
 if not request then return false end
 local missed = ''
@@ -52,7 +55,7 @@ if by then
   end
 end
 local log = redis.call('XRANGE', KEYS[2], '-', '+')
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+local attempt = next_attempt(KEYS[1], KEYS[5])
 local id = attempt .. '-0'
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then
@@ -60,21 +63,20 @@ if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then
 end
 redis.call('XADD', KEYS[2], id, 'k', 'claim', 'w', ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-redis.call('PUBLISH', KEYS[3], cjson.encode({id, {k='claim', w=ARGV[1]}}))
-return {attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
-  redis.call('HGET', KEYS[1], 'failures') or '0', missed}
+redis.call('PUBLISH', KEYS[3], cjson.encode({{id, {{k='claim', w=ARGV[1]}}}}))
+return {{attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
+  redis.call('HGET', KEYS[1], 'failures') or '0', missed}}
 """
 
-# For each event three keys (log, channel, job) and two values (what is published, the job's new
-# state or nothing). Returns the places, from 0, of those that came too late: an id of our own
-# attempt was only repeated, another's has fenced us.
-_APPEND = """
-local fenced = {}
-for place = 0, #KEYS / 3 - 1 do
-  local log, live, job = KEYS[3 * place + 1], KEYS[3 * place + 2], KEYS[3 * place + 3]
-  local message, state = ARGV[2 * place + 2], ARGV[2 * place + 3]
+# For each event three keys (log, channel, job) and three values (what is published, the job's new
+# state or nothing, how long the log is before it or nothing). Returns two lists of places, from 0.
+# Fenced: those that came too late; an id of our own attempt was only repeated, another's has taken
+# the job over. Cut: those whose log lacks something before them.
+_APPEND = f"""{ALLOW_OOM}
+local fenced, cut = {{}}, {{}}
+local function append(place, log, live, job, message, state)
   local id, fields = unpack(cjson.decode(message))
-  local entry = {}
+  local entry = {{}}
   for key, value in pairs(fields) do
     entry[#entry + 1] = key
     entry[#entry + 1] = value
@@ -96,7 +98,17 @@ for place = 0, #KEYS / 3 - 1 do
     redis.call('EXPIRE', log, ARGV[1])
   end
 end
-return fenced
+for place = 0, #KEYS / 3 - 1 do
+  local log, live, job = KEYS[3 * place + 1], KEYS[3 * place + 2], KEYS[3 * place + 3]
+  local message, state, length = unpack(ARGV, 3 * place + 2, 3 * place + 4)
+  if length ~= '' and redis.call('XLEN', log) < tonumber(length) then
+    cut[#cut + 1] = place
+  else
+    local failure = append(place, log, live, job, message, state)
+    if failure then return failure end
+  end
+end
+return {{fenced, cut}}
 """
 _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
@@ -110,6 +122,7 @@ class Claimed:
     and nothing is left to do. `failures` counts upstreams that failed at earlier attempts.
     `missed_s` is the time within which the job was to be started if that has passed: then it may
     not start any more, whoever claims it. Else it is 0, and the deadline is over with this claim.
+    `logged` is how many entries the log had before the claim.
     """
 
     attempt: int
@@ -120,17 +133,30 @@ class Claimed:
     ended: bool
     failures: int = 0
     missed_s: float = 0.0
+    logged: int = 0
+
+
+class Appended(NamedTuple):
+    """Ids of jobs to which nothing was appended, and why.
+
+    `fenced`: another attempt has taken them over, write to them no more. `cut`: their logs lack
+    what was appended before, see `broker.loss`.
+    """
+
+    fenced: set[str]
+    cut: set[str]
 
 
 def claim(pipe: Pipeline, job_id: str, worker_id: str) -> None:
     """Queue on `pipe` the claim of a job; read its reply with `read_claim`."""
     pipe.eval(
         _CLAIM,
-        4,
+        5,
         keys.job(job_id),
         keys.events(job_id),
         keys.live(job_id),
         keys.START_BY,
+        keys.SERVER,
         worker_id,
         str(keys.EVENTS_TTL_S),
         job_id,
@@ -172,6 +198,7 @@ def read_claim(reply: Any) -> Claimed | None:
         ended=any(map(is_terminal, events)),
         failures=int(failures),
         missed_s=float(missed or 0),
+        logged=len(entries),
     )
 
 
@@ -181,17 +208,21 @@ def _token_ids(told: Sequence[Delta | End]) -> tuple[int, ...]:
     return tuple(token for event in told for token in event.token_ids)
 
 
-def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
+def append(
+    client: redis.Redis,
+    batch: Iterable[tuple[str, Event]],
+    logged: Mapping[str, int] = MappingProxyType({}),
+) -> Appended:
     """Append events to their jobs' logs and publish them, in one command.
 
-    A repeated append is harmless: the stream refuses an id that is not greater than its last.
+    A repeated append is harmless: the stream refuses an id that is not greater than its last. It
+    goes on when Redis is full: what was accepted may end.
 
     Args:
         client: any client; it may retry.
         batch: (job id, event) pairs, in order within a job.
-
-    Returns:
-        Ids of the jobs that another attempt has taken over (fenced): write to them no more.
+        logged: how many entries the log of a job had before the claim of this attempt; what is
+            named here is only appended where nothing is missing before it.
 
     Raises:
         RedisError: Redis did not answer; the whole batch may be appended again.
@@ -201,14 +232,15 @@ def append(client: redis.Redis, batch: Iterable[tuple[str, Event]]) -> set[str]:
     values: list[str | bytes] = [str(keys.ENDED_EVENTS_TTL_S)]
     for job_id, event in written:
         names += (keys.events(job_id), keys.live(job_id), keys.job(job_id))
-        state = _state_after(event)
         message = json.dumps((str(event.id), encode_event(event)), ensure_ascii=False)
-        values += (message.encode(errors="replace"), state)
+        before = logged.get(job_id)
+        length = "" if before is None else str(before + event.id.n)
+        values += (message.encode(errors="replace"), _state_after(event), length)
     try:
-        fenced: Any = client.evalsha(_APPEND_SHA, len(names), *names, *values)
+        places: Any = client.evalsha(_APPEND_SHA, len(names), *names, *values)
     except NoScriptError:
-        fenced = client.eval(_APPEND, len(names), *names, *values)
-    return {written[place][0] for place in fenced}
+        places = client.eval(_APPEND, len(names), *names, *values)
+    return Appended(*({written[place][0] for place in each} for each in places))
 
 
 def _state_after(event: Event) -> str:

@@ -14,11 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from broker.errors import ConfigurationError, RedisUnavailable
+from broker import keys
+from broker.errors import ConfigurationError, RedisFull, RedisReadOnly, RedisUnavailable
 
 CONNECT_TIMEOUT_S = 1.0
 SOCKET_TIMEOUT_S = 1.5
@@ -68,6 +69,26 @@ def connect(
 _NONE = ExponentialBackoff(cap=0, base=0)
 
 
+class _Sentinels(Sentinel):
+    """Finds the primary of the moment; says so in a few words when there is none."""
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return host and port of the primary.
+
+        Raises:
+            MasterNotFoundError: no sentinel answered, or none knows a primary that lives.
+        """
+        try:
+            found: tuple[str, int] = super().discover_master(service_name)  # type: ignore[no-untyped-call]
+            return found
+        except MasterNotFoundError:  # its own words list every option of every connection
+            raise MasterNotFoundError(f"no sentinel knows a primary of {service_name}") from None
+
+
+class _SentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Connections to the primary of the moment, for which threads take turns as elsewhere."""
+
+
 def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     parts = urlsplit(url)
     service = parts.path.strip("/")
@@ -77,13 +98,19 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
             f"REDIS_URL={url!r}: the form is sentinel://host:port,host:port/SERVICE?db=0."
         )
     query = parse_qs(parts.query)
-    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port)) for host, _, port in hosts],
-        socket_timeout=CONNECT_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
+    asking = {
+        "socket_timeout": CONNECT_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": Retry(_NONE, 0),  # the next sentinel is asked instead
+    }
+    sentinel: Any = _Sentinels(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, _, port in hosts], sentinel_kwargs=asking
     )
     client: redis.Redis = sentinel.master_for(
         service,
+        connection_pool_class=_SentinelPool,
+        max_connections=MAX_CONNECTIONS,
+        timeout=TURN_TIMEOUT_S,
         db=int(query.get("db", ["0"])[0]),
         password=query.get("password", [None])[0],
         **options,
@@ -91,11 +118,26 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     return client
 
 
+def check_writes(client: redis.Redis) -> None:
+    """Raise what Redis says to a write, should it be full or a replica."""
+    client.set(keys.PROBE, "", px=1)
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn any Redis failure inside the block into `RedisUnavailable`."""
+    """Turn any Redis failure inside the block into `RedisUnavailable` or what it is exactly."""
     try:
         yield
+    except OutOfMemoryError as error:
+        raise RedisFull(
+            "Redis is full, so the request was not accepted. Try again later; the operator has to "
+            "raise its maxmemory or free memory."
+        ) from error
+    except ReadOnlyError as error:
+        raise RedisReadOnly(
+            "Redis is a replica that takes no writes, so the request was not accepted. Try again "
+            "later; the operator has to make it the primary, or set REDIS_URL to the primary."
+        ) from error
     except RedisError as error:
         raise RedisUnavailable(
             "Redis does not answer or refuses writes, so the request was not accepted. "

@@ -87,6 +87,19 @@ class JobNotFound(InvalidRequest):
     code = "job_not_found"
 
 
+class JobLost(JobNotFound):
+    """Redis has lost the job, or part of its answer, since it was accepted."""
+
+    status = 503
+    type = "server_error"
+    code = "job_lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The queue's server lost its data, and this answer with them. Send the request again."
+        )
+
+
 class AnswerExpired(InvalidRequest):
     """The job has ended, and its answer is not kept any more."""
 
@@ -128,6 +141,18 @@ class RedisUnavailable(HeliographError):
 
     status = 503
     code = "redis_unavailable"
+
+
+class RedisFull(RedisUnavailable):
+    """Redis has reached its `maxmemory` and refuses writes."""
+
+    code = "redis_full"
+
+
+class RedisReadOnly(RedisUnavailable):
+    """Redis is a replica, which refuses writes."""
+
+    code = "redis_read_only"
 
 
 class LoopDetected(HeliographError):

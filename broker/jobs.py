@@ -26,8 +26,8 @@ _FIELDS = ("request", "state", "worker", "attempt", "on_disconnect")
 class Job:
     """A job's record; `position` is the number of jobs before it while it waits in its queue.
 
-    `attempt` counts the workers that took it. `on_disconnect` is empty if it was not submitted over
-    HTTP, see `readers`.
+    `attempt` grows with each worker that took it, see `attempts`. `on_disconnect` is empty if it
+    was not submitted over HTTP, see `readers`.
     """
 
     request: GenerateRequest

@@ -37,6 +37,9 @@
 | helio:lock:bridge      | string  | 5 s                 | bridges    | bridges          |
 | helio:cell             | string  | for ever            | whoever is | API, workers     |
 |                        |         |                     | first      |                  |
+| helio:server           | hash    | for ever, tiny      | workers,   | workers, API     |
+|                        |         |                     | API        |                  |
+| helio:probe            | string  | 1 ms                | API        | -                |
 | rq:queue:{model}       | list    | while jobs wait     | frontend   | worker           |
 
 RQ keeps its own bookkeeping under `rq:` (job hashes, `rq:wip:{model}`, `rq:workers`).
@@ -57,6 +60,8 @@ JANITOR_LOCK: Final = "helio:lock:janitor"
 BRIDGE_LOCK: Final = "helio:lock:bridge"
 FOREIGN_WORKERS: Final = "helio:foreign"
 CELL: Final = "helio:cell"
+SERVER: Final = "helio:server"
+PROBE: Final = "helio:probe"
 DEADLINES: Final = "helio:deadlines"
 START_BY: Final = "helio:start-by"
 

@@ -15,6 +15,7 @@ from rq.executions import ExecutionRegistry
 from rq.job import Job
 
 from broker import keys
+from broker.attempts import ALLOW_OOM
 from broker.queues import queue_key
 
 SUSPECT: Final = "suspect"
@@ -47,7 +48,7 @@ def read(client: redis.Redis, model: str) -> list[Lease]:
 
 
 # Only who removes the lease may queue the job, and only if no later attempt has it.
-_GIVE_BACK = """
+_GIVE_BACK = f"""{ALLOW_OOM}
 redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[2], ARGV[2])
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 or redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
@@ -99,7 +100,7 @@ def give_back(
     )
 
 
-_LET_GO = """
+_LET_GO = f"""{ALLOW_OOM}
 local expires = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not expires or expires == '1' then return end
 redis.call('ZADD', KEYS[1], 1, ARGV[1])

@@ -14,6 +14,7 @@ import redis
 from rq.job import Job
 
 from broker import channel, estimates, keys, registry
+from broker.attempts import ALLOW_OOM
 from broker.channel import Claimed
 from broker.errors import ErrorBody, QueueTimeout
 from broker.events import EventId, Failed, encode_event
@@ -27,14 +28,14 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000)
 """
 
 # Returns whether the job ended here. It has no `start_by` any more if it was started or is gone.
-_END = f"""{END_WAITING}
+_END = f"""{ALLOW_OOM}{END_WAITING}
 local state = redis.call('HGET', KEYS[1], 'state')
 if redis.call('HEXISTS', KEYS[1], 'start_by') == 0 or state == 'failed' or state == 'cancelled' then
   redis.call('ZREM', KEYS[6], ARGV[1])
   return 0
 end
-if not end_waiting(KEYS[5], KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2], 'failed', ARGV[3])
-then
+local job, log, live, record, queue, server = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7]
+if not end_waiting(queue, job, log, live, record, server, ARGV[1], ARGV[2], 'failed', ARGV[3]) then
   return 0
 end
 redis.call('ZREM', KEYS[6], ARGV[1])
@@ -57,13 +58,14 @@ def _end(client: redis.Redis, job_id: str, live: dict[str, ModelInfo]) -> bool:
     failed = Failed(EventId(0, 0), _error(job_id, within_s, live.get(model)))
     ended = client.eval(
         _END,
-        6,
+        7,
         keys.job(job_id),
         keys.events(job_id),
         keys.live(job_id),
         Job.key_for(job_id),
         queue_key(model),
         keys.START_BY,
+        keys.SERVER,
         job_id,
         json.dumps(encode_event(failed)),
         str(keys.ENDED_EVENTS_TTL_S),

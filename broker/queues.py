@@ -21,6 +21,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from broker import estimates, idempotency, keys, patience
+from broker.attempts import ALLOW_OOM, NEXT_ATTEMPT
 from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
 from broker.idempotency import Once
@@ -50,7 +51,7 @@ def generate(job_id: str) -> NoReturn:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {"broker.queues.generate": generate}
 
 
-_SCORE = """
+_SCORE = f"""{ALLOW_OOM}
 local time = redis.call('TIME')
 local expires = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[2])
 return redis.call('ZADD', KEYS[1], ARGV[3], expires, ARGV[1])
@@ -116,7 +117,7 @@ def intermediate_key(model: str) -> str:
     return IntermediateQueue.get_intermediate_queue_key(queue_key(model))
 
 
-_PUT_BACK = """
+_PUT_BACK = f"""{ALLOW_OOM}
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then redis.call(ARGV[2], KEYS[2], ARGV[1]) end
 """
 
@@ -231,15 +232,15 @@ def position(client: redis.Redis, model: str, job_id: str) -> int | None:
     return None if ahead is None else int(ahead)
 
 
-END_WAITING: Final = """
-local function end_waiting(queue, job, log, live, record, id, event, state, ttl)
+END_WAITING: Final = f"""{NEXT_ATTEMPT}
+local function end_waiting(queue, job, log, live, record, server, id, event, state, ttl)
   if redis.call('LREM', queue, 1, id) == 0 then return false end
-  local entry = redis.call('HINCRBY', job, 'attempt', 1) .. '-0'
+  local entry = next_attempt(job, server) .. '-0'
   local fields = cjson.decode(event)
-  local flat = {}
+  local flat = {{}}
   for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
   redis.call('XADD', log, entry, unpack(flat))
-  redis.call('PUBLISH', live, cjson.encode({entry, fields}))
+  redis.call('PUBLISH', live, cjson.encode({{entry, fields}}))
   redis.call('HSET', job, 'state', state)
   redis.call('EXPIRE', log, ttl)
   redis.call('DEL', record)
@@ -249,15 +250,15 @@ end
 """Lua: end a job with its last event if it is still in its queue; else return false."""
 
 # Either the job is still in the queue: it ends here; or a worker has it: the worker is told.
-_CANCEL = f"""{END_WAITING}
+_CANCEL = f"""{ALLOW_OOM}{END_WAITING}
 local model = redis.call('HGET', KEYS[1], 'model')
 if not model then return 0 end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'done' or state == 'failed' or state == 'cancelled' then return 1 end
 redis.call('HSET', KEYS[1], 'cancel', '1')
-local job, log, live, record = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
+local job, log, live, record, server = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
 local queue, id, event, ttl = ARGV[1] .. model, ARGV[2], ARGV[3], ARGV[4]
-if not end_waiting(queue, job, log, live, record, id, event, 'cancelled', ttl) then
+if not end_waiting(queue, job, log, live, record, server, id, event, 'cancelled', ttl) then
   redis.call('PUBLISH', KEYS[4], ARGV[5])
 end
 return 1
@@ -273,12 +274,13 @@ def cancel(client: redis.Redis, job_id: str) -> bool:
     ended = End(EventId(0, 0), "", (), "cancelled", Usage(0, 0), Timings(0.0, 0.0, 0.0))
     known = client.eval(
         _CANCEL,
-        5,
+        6,
         keys.job(job_id),
         keys.events(job_id),
         keys.live(job_id),
         keys.CONTROL,
         Job.key_for(job_id),
+        keys.SERVER,
         Queue.redis_queue_namespace_prefix,
         job_id,
         json.dumps(encode_event(ended)),

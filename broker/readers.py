@@ -8,7 +8,6 @@ times are Redis's own. Knows nothing of sockets.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import uuid
@@ -19,9 +18,9 @@ import redis
 from redis.exceptions import RedisError
 
 from broker import keys, queues
+from broker.attempts import ALLOW_OOM
 from broker.errors import InvalidRequest
-
-log = logging.getLogger(__name__)
+from broker.outage import Outage
 
 CANCEL: Final = "cancel"
 DETACH: Final = "detach"
@@ -30,7 +29,7 @@ RENEW_S: Final = 1.0
 
 _GRACE = re.compile("grace:([1-9][0-9]{0,3})")
 
-_NOW = """
+_NOW = f"""{ALLOW_OOM}
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local function later(seconds) return string.format('%.3f', now + seconds) end
@@ -120,9 +119,13 @@ def check_rule(rule: str) -> str:
 class Readers:
     """The readers of one process; a thread renews their leases."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        """Start nothing yet: the thread starts with the first reader."""
+    def __init__(self, client: redis.Redis, outage: Outage | None = None) -> None:
+        """Start nothing yet: the thread starts with the first reader.
+
+        `outage` is the one of this process, its own by default.
+        """
         self._client = client
+        self._outage = outage or Outage()
         self._lock = threading.Lock()
         self._jobs: dict[str, str] = {}
         self._closed = threading.Event()
@@ -176,12 +179,15 @@ class Readers:
             with self._lock:  # a lease must not come back after its reader has left
                 if self._jobs:
                     self._try_hold(self._jobs)
+                else:
+                    self._outage.end("readers' leases")
 
     def _try_hold(self, jobs: Mapping[str, str]) -> None:
         try:
             hold(self._client, jobs)
+            self._outage.end("readers' leases")
         except RedisError as error:
-            log.warning("the leases of %d readers are not renewed: %s", len(jobs), error)
+            self._outage.begin("readers' leases", error)
 
 
 def cancel_overdue(client: redis.Redis) -> list[str]:

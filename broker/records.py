@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import redis
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ def read_all(
     found = dict(zip(names, pipe.execute(raise_on_error=False), strict=True))
     gone = [name for name, record in found.items() if not record]
     if gone:
-        client.srem(names_key, *gone)
+        with suppress(ReadOnlyError):  # what is there can be read from a replica all the same
+            client.srem(names_key, *gone)
     read = (_read(key_of(name), record, parse) for name, record in found.items() if record)
     return [record for record in read if record is not None]
 

@@ -22,16 +22,19 @@ from redis.exceptions import RedisError
 
 from broker import keys
 from broker.channel import read_log
-from broker.errors import AnswerExpired, JobNotFound, RedisUnavailable
+from broker.errors import AnswerExpired, JobLost, JobNotFound, RedisUnavailable
 from broker.events import START, Event, EventId, decode_event, is_terminal
+from broker.jobs import ENDED
+from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S, Outage
 
 log = logging.getLogger(__name__)
 
 RESYNC_S = 5.0
 """Silence after which a reader looks into the log, should the channel have lost something."""
 
-GIVE_UP_S = 15.0
-"""How long a reader rides out a Redis that does not answer."""
+GIVE_UP_S = 13.0
+"""How long a reader rides out a Redis that does not answer, from when it finds out: at once if the
+connection is lost, after `RESYNC_S` if it hangs."""
 
 BACKLOG = 256
 """Events that wait for one reader; a slower one is sent to the log, which keeps them anyway."""
@@ -39,7 +42,7 @@ BACKLOG = 256
 PAGE = 256
 """Events that a reader takes out of the log at a time."""
 
-_FIRST_PAUSE_S = 0.1
+_RETRY_S = 0.2
 _WAKE_S = 0.25
 
 Events = Generator[Event | None, None, None]
@@ -77,13 +80,15 @@ class _Inbox:
 class Subscriber:
     """The one pub/sub connection of a process; hands each job's events to whoever follows it."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, outage: Outage | None = None) -> None:
         """Start nothing yet: the connection opens with the first `follow`.
 
         Args:
             client: makes the connections; one is kept for pub/sub, others serve reads.
+            outage: the one of this process, its own by default.
         """
         self._client = client
+        self._outage = outage or Outage()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._inboxes: dict[str, list[_Inbox]] = {}
@@ -100,7 +105,8 @@ class Subscriber:
 
         Raises:
             AnswerExpired: the reader was so slow that the log has expired under it.
-            JobNotFound: there is no such job, or its record has expired or was lost.
+            JobNotFound: there is no such job, or its record has expired.
+            JobLost: Redis has lost it, or what was told of it and the worker with it.
             RedisUnavailable: Redis did not answer for `GIVE_UP_S` seconds.
         """
         last = after
@@ -117,11 +123,12 @@ class Subscriber:
         self, job_id: str, inbox: _Inbox, last: EventId, tick_s: float
     ) -> Iterator[Event | None]:
         """Log, then channel, then log again whenever the channel may have lost something."""
+        known = last > START
         while True:
-            for event in self._replay_patiently(job_id, last):
+            for event in self._replay_patiently(job_id, last, known):
                 yield event
                 last = event.id if event is not None else last
-            quiet_since = time.monotonic()
+            quiet_since, known = time.monotonic(), True
             while time.monotonic() - quiet_since < RESYNC_S:
                 try:
                     event = inbox.get(tick_s)
@@ -134,12 +141,12 @@ class Subscriber:
                 last = max(last, event.id)
                 quiet_since = time.monotonic()
 
-    def _replay_patiently(self, job_id: str, after: EventId) -> Iterator[Event | None]:
+    def _replay_patiently(self, job_id: str, after: EventId, known: bool) -> Iterator[Event | None]:
         """The log's events after `after`; None, again and again, while Redis does not answer."""
         deadline = time.monotonic() + GIVE_UP_S
         while True:
             try:
-                page = self._replay(job_id, after)
+                page = self._replay(job_id, after, known)
             except RedisError as error:
                 if time.monotonic() > deadline:
                     raise RedisUnavailable(
@@ -147,26 +154,45 @@ class Subscriber:
                         f"read. Job {job_id} may still finish."
                     ) from error
                 yield None
-                time.sleep(0.2)
+                time.sleep(_RETRY_S)
                 continue
             yield from page
             if len(page) < PAGE:
                 return
             after, deadline = page[-1].id, time.monotonic() + GIVE_UP_S
+            known = True
 
-    def _replay(self, job_id: str, after: EventId) -> list[Event]:
+    def _replay(self, job_id: str, after: EventId, known: bool) -> list[Event]:
+        if self._connection is None:  # one looks for Redis, not each of a thousand readers
+            raise redis.ConnectionError("there is no connection to Redis")
         missed = read_log(self._client, job_id, after, PAGE)
         if missed:
-            return missed
-        found: Any = self._client.exists(keys.job(job_id), keys.events(job_id))
-        if not found:
+            self._check_joint(job_id, after, missed[0].id)
+        else:
+            self._check_log(job_id, after, known)
+        return missed
+
+    def _check_joint(self, job_id: str, after: EventId, first: EventId) -> None:
+        """The next attempt goes on from the log: what is not there would be told again."""
+        if START < after < first and first.attempt > after.attempt:
+            at = str(after)
+            if not self._client.xrange(keys.events(job_id), at, at):
+                raise JobLost
+
+    def _check_log(self, job_id: str, after: EventId, known: bool) -> None:
+        """Tell a log that is silent from one that is gone."""
+        state: Any = self._client.hget(keys.job(job_id), "state")
+        if self._client.exists(keys.events(job_id)):
+            return
+        if state is None:
+            if known:
+                raise JobLost
             raise JobNotFound(f"Job {job_id} is unknown here, or its record has expired.")
-        if found < 2 and after > START:
+        if after > START and state.decode() in ENDED:
             raise AnswerExpired(
                 f"The rest of the answer is not kept any more: job {job_id} has ended more than "
                 f"{keys.ENDED_EVENTS_TTL_S // 60} minutes ago. Send the request again."
             )
-        return missed
 
     @contextmanager
     def _inbox(self, job_id: str) -> Iterator[_Inbox]:
@@ -199,7 +225,7 @@ class Subscriber:
         try:
             self._connection.send_command(command, channel)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
-            log.warning("%s failed, the connection is made again: %s", command, error)
+            self._outage.begin("readers", error)
             self._connection = None
 
     def close(self) -> None:
@@ -209,16 +235,19 @@ class Subscriber:
             self._thread.join()
 
     def _listen(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S
         while not self._closed.is_set():
             try:
                 with self._connected() as connection:
-                    pause_s = _FIRST_PAUSE_S
+                    self._outage.end("readers")
+                    pause_s = FIRST_PAUSE_S
                     self._hear(connection)
             except (RedisError, OSError, ValueError) as error:
-                log.warning("pub/sub connection lost, trying again in %.1f s: %s", pause_s, error)
+                self._outage.begin("readers", error)
+                for channel in tuple(self._inboxes):
+                    self._tell(channel, None)
                 self._closed.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     @contextmanager
     def _connected(self) -> Iterator[ConnectionInterface]:
@@ -239,7 +268,7 @@ class Subscriber:
 
     def _hear(self, connection: ConnectionInterface) -> None:
         # Not through redis-py's PubSub, which takes three times as long for each message.
-        while not self._closed.is_set():
+        while self._connection is connection and not self._closed.is_set():
             try:
                 kind, channel, data = connection.read_response(
                     push_request=True, timeout=_WAKE_S, disconnect_on_error=False

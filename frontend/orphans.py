@@ -12,8 +12,8 @@ from typing import Final
 import redis
 
 from broker import overdue, patience, queues
-from broker.connection import redis_errors
-from broker.errors import NoLiveWorker, RedisUnavailable
+from broker.connection import check_writes, redis_errors
+from broker.errors import NoLiveWorker, RedisFull, RedisReadOnly, RedisUnavailable
 from broker.messages import GenerateRequest
 from frontend.fleet import Fleet
 
@@ -21,6 +21,8 @@ ORPHAN_S = 30.0
 """How long a silent job may lack any live worker of its model before its reader is told."""
 
 LOOK_S: Final = 1.0
+PROBE_S: Final = 5.0
+"""After so long alone Redis is asked whether it takes heartbeats at all."""
 
 
 class OrphanWatch:
@@ -43,6 +45,7 @@ class OrphanWatch:
 
         Raises:
             NoLiveWorker: the model has had no live worker for too long; the job is cancelled.
+            RedisFull, RedisReadOnly: Redis takes no writes, heartbeats neither.
         """
         now_s = time.monotonic()
         if now_s - self._looked_s < LOOK_S:
@@ -52,6 +55,8 @@ class OrphanWatch:
             with redis_errors():
                 if self._is_given_up(now_s):
                     self._give_up()
+        except (RedisFull, RedisReadOnly):
+            raise
         except RedisUnavailable:
             self._alone_since_s = None  # not known: the subscriber decides when to give up on Redis
 
@@ -62,6 +67,8 @@ class OrphanWatch:
         self._alone_since_s = self._alone_since_s or now_s
         overdue.end(self._client)
         alone_s = now_s - self._alone_since_s
+        if alone_s > PROBE_S:
+            check_writes(self._client)
         if alone_s <= ORPHAN_S:
             return False
         return alone_s > patience.without_worker_s(self._client, self._request.id)

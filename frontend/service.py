@@ -26,7 +26,8 @@ from broker import (
     queues,
     registry,
 )
-from broker.connection import connect, redis_errors
+from broker.connection import check_writes, connect, redis_errors
+from broker.errors import NoLiveWorker
 from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
 from broker.messages import (
@@ -36,6 +37,7 @@ from broker.messages import (
     SamplingParams,
     WorkerInfo,
 )
+from broker.outage import Outage
 from broker.readers import Readers, hold
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
@@ -73,8 +75,9 @@ class Service:
         # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
-        self._subscriber = Subscriber(self._redis)
-        self.readers = Readers(self._redis)
+        outage = Outage()
+        self._subscriber = Subscriber(self._redis, outage)
+        self.readers = Readers(self._redis, outage)
         self.fleet = Fleet(settings, self._once)
         self._line = Line(self._redis, self.fleet)
 
@@ -224,11 +227,7 @@ class Service:
                 return self._attach(started, reader)
             if path:
                 cell.check_path(path, cell.cell_id(self._once))
-            info = self.fleet.find(
-                model,
-                sees=any(message.images for message in messages),
-                may_be_absent=wait_for_worker_s > 0,
-            )
+            info = self._find(model, messages, may_be_absent=wait_for_worker_s > 0)
             admission.check(info, messages, self.settings.max_images)
             if sampling.seed == 0:
                 sampling = sampling.model_copy(update={"seed": secrets.randbelow(2**63 - 1) + 1})
@@ -256,6 +255,16 @@ class Service:
         if reader:
             hold(self._once, {reader: job_id})
         return jobs.read(self._once, job_id).request
+
+    def _find(
+        self, model: str, messages: Sequence[ChatMessage], *, may_be_absent: bool
+    ) -> ModelInfo:
+        sees = any(message.images for message in messages)
+        try:
+            return self.fleet.find(model, sees=sees, may_be_absent=may_be_absent)
+        except NoLiveWorker:
+            check_writes(self._once)  # heartbeats are writes, and expire when Redis takes none
+            raise
 
     def follow(
         self, request: GenerateRequest, after: EventId = START, *, tick_s: float = 0.5

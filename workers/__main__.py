@@ -167,6 +167,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
         ConfigurationError: a flag does not fit the checkpoint or this machine.
         EngineBroken: this process can compute no more; its jobs are handed over.
     """
+    from broker.outage import Outage
     from workers.control import listen
     from workers.last_lines import LastLines
     from workers.pulse import Pulse
@@ -194,7 +195,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     last_lines = LastLines(info.id)
     logging.getLogger().addHandler(last_lines)
     log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
-    with Pulse(connect(settings.url), info) as pulse:
+    outage = Outage()
+    with Pulse(connect(settings.url), info, outage) as pulse:
         options = EngineOptions(
             model_path=model_path,
             model_name=name,
@@ -212,7 +214,9 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             upstream=_upstream(settings, flags),
         )
         engine = load_engine(options, pulse.progress)
-        worker = BatchWorker(settings.url, name, info.id, engine, flags.drain_seconds, last_lines)
+        worker = BatchWorker(
+            settings.url, name, info.id, engine, flags.drain_seconds, last_lines, outage
+        )
         listen(worker)
         pulse.attach(worker, Watchdog(worker, flags.pass_seconds))
         if not worker.trouble:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from redis.exceptions import RedisError
 
 from broker import counts, keys
+from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S
 from workers.worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -32,15 +33,19 @@ def _listen(worker: BatchWorker) -> None:
         ignore_subscribe_messages=True
     )
     counting = ThreadPoolExecutor(1, thread_name_prefix="count")
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             if not pubsub.subscribed:
                 pubsub.subscribe(keys.CONTROL, keys.worker_here(worker.name))
             message = pubsub.get_message(timeout=1.0)
         except (RedisError, OSError) as error:
-            log.warning("control channel lost, trying again: %s", error)
-            time.sleep(0.5)
+            worker.outage.begin("orders", error)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
             continue
+        worker.outage.end("orders")
+        pause_s = FIRST_PAUSE_S
         if message is not None:
             _obey(worker, counting, message["data"])
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def close(
     client: redis.Redis, intake: Intake, worker_id: str, worker_key: str, ended: Sequence[Ended]
 ) -> None:
-    """Log the chats of jobs that have ended, and close RQ's records of them."""
+    """Close RQ's records of jobs that have ended, and log the chats."""
     pipe = client.pipeline(transaction=False)
     for end in ended:
         feedback.log_chat(
@@ -37,7 +37,8 @@ def close(
         )
     pipe.hincrby(worker_key, "successful_job_count", len(ended))
     try:
-        pipe.execute()
         intake.close([(end.job.job, end.job.execution) for end in ended])
+        pipe.execute()
     except RedisError as error:
-        log.warning("closing %d jobs in RQ failed: %s", len(ended), error)
+        name = type(error).__name__  # its text may quote an answer
+        log.warning("closing and logging %d jobs failed: %s", len(ended), name)

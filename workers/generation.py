@@ -120,7 +120,7 @@ class Generation:
     def _drop(self, job: RunningJob) -> None:
         if self._jobs.get(job.id) is job:
             self._forget(job.id)
-            self._scheduler.cancel(job.id)
+            self._scheduler.drop(job.id)
 
     def run(self) -> None:
         """Work until `stop`, on the thread that loaded the engine."""

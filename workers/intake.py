@@ -17,7 +17,10 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel, leases, overdue
+from broker import channel, leases, loss, overdue
+from broker.errors import JobLost
+from broker.events import Claim, EventId, Failed
+from broker.loss import Fate
 from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import deaths
 from workers.running import RunningJob
@@ -134,6 +137,30 @@ class Intake:
             leases.give_back(pipe, self._queue.name, running.lease, attempt=running.attempt)
         pipe.execute()
 
+    def restore(self, running: RunningJob) -> Fate:
+        """Write a running job's log again, of which Redis has lost the end, see `broker.loss`.
+
+        A job whose log cannot be made whole is ended with an error.
+        """
+        fate = loss.restore(
+            self._client,
+            running.lease,
+            self._queue.name,
+            self._worker,
+            tuple(running.events),
+            running.logged,
+            ttl_s=LEASE_S,
+        )
+        if fate is Fate.TORN:
+            channel.append(self._client, [(running.id, Failed(running.next_id(), JobLost().body))])
+        return fate
+
+    def keep(self, running: RunningJob) -> Fate:
+        """Take back a job that this worker popped although it runs it: Redis forgot the claim."""
+        fate = self.restore(running)
+        self._client.lrem(intermediate_key(self._queue.name), 1, running.id)
+        return fate
+
     def give_up(self, running: RunningJob) -> None:
         """Let a job go whose upstreams failed: the janitor queues it within a second.
 
@@ -148,7 +175,7 @@ class Intake:
 
 
 def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:
-    return RunningJob(
+    running = RunningJob(
         job,
         execution,
         claimed.request,
@@ -157,7 +184,10 @@ def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> Runnin
         claimed.text,
         claimed.cancelled,
         claimed.failures,
+        claimed.logged,
     )
+    running.events.append(Claim(EventId(claimed.attempt, 0), execution.worker_name))
+    return running
 
 
 def _is_allowed(job: GenerateJob) -> bool:

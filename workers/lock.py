@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import redis
 
-_HOLD = """
+from broker.attempts import ALLOW_OOM
+
+_HOLD = f"""{ALLOW_OOM}
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
 
-_LET_GO = """
+_LET_GO = f"""{ALLOW_OOM}
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 

@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from broker import channel
 from broker.errors import ErrorBody
 from broker.events import Delta, End, Event, Failed, FinishReason, Usage
+from broker.outage import MAX_PAUSE_S, Outage
 from workers.running import RunningJob
 from workers.scheduler import Output
 
@@ -61,13 +62,21 @@ class Publisher:
         *,
         on_ended: Callable[[Sequence[Ended]], None],
         on_fenced: Callable[[RunningJob], None],
+        on_cut: Callable[[RunningJob], bool],
+        outage: Outage,
         min_turn_s: float = MIN_TURN_S,
     ) -> None:
-        """Use `client` (may retry); call back, on the publisher's thread, when jobs are over."""
+        """Use `client` (may retry); call back, on the publisher's thread, when jobs are over.
+
+        `on_cut` is called when Redis has lost the end of a job's log, and returns whether it wrote
+        it again, the newest events included. It may raise RedisError: then it is called again.
+        """
         self._client = client
         self._min_turn_s = min_turn_s
         self._on_ended = on_ended
         self._on_fenced = on_fenced
+        self._on_cut = on_cut
+        self._outage = outage
         self._items: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.tokens = 0
@@ -127,29 +136,35 @@ class Publisher:
         return False
 
     def _publish(self, items: list[_Item]) -> None:
+        jobs = {job.id: job for job, _ in items}
         events = [(job.id, event) for job, output in items for event in _events(job, output)]
-        fenced = self._append(events)
+        over = self._append(jobs, events)
         self.tokens += sum(len(output.token_ids) + output.tokens for _, output in items)
-        for job, _ in items:
-            if job.id in fenced:
-                self._on_fenced(job)
         ended = [
             Ended(job, output.finish_reason, output.usage or NO_USAGE, output.error)
             for job, output in items
-            if job.id not in fenced and _is_last(output)
+            if job.id not in over and _is_last(output)
         ]
         if ended:
             self._on_ended(ended)
 
-    def _append(self, events: list[tuple[str, Event]]) -> set[str]:
+    def _append(self, jobs: Mapping[str, RunningJob], events: list[tuple[str, Event]]) -> set[str]:
+        """Write until it is written; return the ids of jobs that are not this worker's any more."""
+        logged = {job_id: job.logged for job_id, job in jobs.items()}
         pause_s = 0.05
         while True:
             try:
-                return channel.append(self._client, events)
+                fenced, cut = channel.append(self._client, events, logged)
+                lost = {job_id for job_id in cut if not self._on_cut(jobs[job_id])}
+                break
             except RedisError as error:
-                log.warning("publishing failed, trying again in %.2f s: %s", pause_s, error)
+                self._outage.begin("answers", error)
                 time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        self._outage.end("answers")
+        for job_id in fenced:
+            self._on_fenced(jobs[job_id])
+        return fenced | lost
 
 
 def _is_last(output: Output) -> bool:
@@ -168,11 +183,17 @@ def _merge(outputs: list[Output]) -> Output:
     )
 
 
-def _events(job: RunningJob, output: Output) -> Iterator[Event]:
+def _events(job: RunningJob, output: Output) -> list[Event]:
     """One event; two where an error has held text before it, since an error carries none."""
     if job.first_token_s is None and (output.token_ids or output.tokens):
         job.first_token_s = time.time()
     job.answer.append(output.text)
+    events = list(_number(job, output))
+    job.events.extend(events)
+    return events
+
+
+def _number(job: RunningJob, output: Output) -> Iterator[Event]:
     if output.finish_reason is not None:
         yield End(
             job.next_id(),

@@ -10,14 +10,18 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import redis
 from redis.exceptions import RedisError
 
 from broker import keys, registry
 from broker.messages import WorkerInfo
+from broker.outage import Outage
 from workers.janitor import Janitor
+from workers.running import RunningJob
 from workers.watchdog import Watchdog
 from workers.worker import BatchWorker
 
@@ -36,10 +40,11 @@ class Pulse:
     A worker that leaves the context by an error stays in the registry for a minute as failed.
     """
 
-    def __init__(self, client: redis.Redis, info: WorkerInfo) -> None:
+    def __init__(self, client: redis.Redis, info: WorkerInfo, outage: Outage) -> None:
         """Announce `info` within the context; `attach` a worker once its engine is loaded."""
         self._client = client
         self._info = info
+        self._outage = outage
         self._worker: BatchWorker | None = None
         self._watchdog: Watchdog | None = None
         self._janitor = Janitor(client, info.id)
@@ -88,17 +93,12 @@ class Pulse:
         pipe.execute()
 
     def _run(self) -> None:
-        answers = True
         while not self._stop.is_set():
             try:
                 self._beat()
-                if not answers:
-                    log.info("Redis answers again")
-                answers = True
+                self._outage.end("heartbeats")
             except RedisError as error:
-                if answers:
-                    log.warning("heartbeat failed, trying again each second: %s", error)
-                answers = False
+                self._outage.begin("heartbeats", error)
             self._watch()
             self._wake.wait(PERIOD_S)
             self._wake.clear()
@@ -110,25 +110,38 @@ class Pulse:
             self._watchdog.bite(complaint)
 
     def _beat(self) -> None:
+        """Beat, obey and sweep, each as far as Redis allows: a full one refuses some writes only.
+
+        Raises:
+            RedisError: what it did not allow.
+        """
         pipe = self._client.pipeline(transaction=False)
         worker = self._worker
-        running = tuple(worker.running_jobs) if worker is not None else ()
+        running = tuple(worker.running_jobs.values()) if worker is not None else ()
         pipe.sismember(keys.PAUSED, self._info.model)
         pipe.hget(keys.worker(self._info.id), "drain")
+        for job in running:
+            pipe.hmget(keys.job(job.id), "model", "cancel")
         if worker is not None:
-            for job_id in running:
-                pipe.hget(keys.job(job_id), "cancel")
             worker.renew(pipe)
         registry.announce(pipe, self._now())
-        paused, drain, *replies = pipe.execute()
+        replies = pipe.execute(raise_on_error=False)
         if worker is not None:
-            worker.pause(bool(paused))
-            if drain == b"1":
-                worker.drain("an order")
-            for job_id, cancelled in zip(running, replies, strict=False):
-                if cancelled == b"1":
-                    worker.cancel(job_id)
+            self._obey(worker, running, replies)
         self._janitor.sweep()
+        _raise_first(replies)
+
+    def _obey(self, worker: BatchWorker, running: Sequence[RunningJob], replies: list[Any]) -> None:
+        paused, drain, *records = replies[: 2 + len(running)]
+        _raise_first([paused, drain, *records])
+        worker.pause(paused == 1)
+        if drain == b"1":
+            worker.drain("an order")
+        for job, record in zip(running, records, strict=True):
+            if record == [None, None]:
+                worker.lose(job)
+            elif record[1] == b"1":
+                worker.cancel(job.id)
 
     def _now(self) -> WorkerInfo:
         worker = self._worker
@@ -151,3 +164,9 @@ class Pulse:
             "job_s": round(worker.job_s, 4),
         }
         return self._info.model_copy(update=changes)
+
+
+def _raise_first(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply

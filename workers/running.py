@@ -6,15 +6,16 @@ Also what runs jobs looks like to `workers.worker`: `Runner`, be it an engine's 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rq.executions import Execution
 from rq.job import Job
 
 from broker.errors import AnswerDiffers
-from broker.events import EventId, Timings
+from broker.events import Event, EventId, Timings
 from broker.leases import SUSPECT, Lease
 from broker.messages import GenerateRequest
 from broker.queues import MAX_FAILURES
@@ -22,13 +23,17 @@ from broker.queues import MAX_FAILURES
 if TYPE_CHECKING:
     from workers.scheduler import Output
 
+KEPT_EVENTS: Final = 1000
+"""Last events of a job that are kept in case Redis loses them: 17 s of an answer at least."""
+
 
 @dataclass(eq=False, slots=True)
 class RunningJob:
     """One claimed job; `next_id` numbers its events, `attempt` fences every earlier owner.
 
     `told` is the text that earlier attempts told, `resume_ids` the tokens behind all of it; there
-    are none if one of them was an upstream, which does not tell tokens.
+    are none if one of them was an upstream, which does not tell tokens. `logged` is how many
+    entries its log had before the claim, `events` are the last of this attempt, claim included.
     """
 
     job: Job
@@ -39,9 +44,11 @@ class RunningJob:
     told: str = ""
     cancelled: bool = False
     failures: int = 0
+    logged: int = 0
     answer: list[str] = field(default_factory=list)
     claimed_s: float = field(default_factory=time.time)
     first_token_s: float | None = None
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     _n: int = 0
 
     def __post_init__(self) -> None:

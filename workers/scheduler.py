@@ -88,6 +88,13 @@ class Scheduler:
         self._end(sequence, sequence.tail)
         return True
 
+    def drop(self, request_id: str) -> None:
+        """Forget a request, which may be added again; nothing more is told of it."""
+        sequence = self._running.get(request_id) or self._waiting.get(request_id)
+        if sequence is not None:
+            self._forget(sequence)
+        self._ended = [each for each in self._ended if each.request_id != request_id]
+
     def step(self) -> list[Output]:
         """Bring every running sequence one step further; return what is new.
 

@@ -30,6 +30,8 @@ from broker import images, orders
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
+from broker.loss import Fate
+from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S, Outage
 from broker.queues import GenerateJob, model_queue
 from workers import ending
 from workers.engines.base import Engine, Upstream
@@ -65,11 +67,12 @@ class BatchWorker(BaseWorker):
         engine: Engine | Upstream,
         drain_s: float,
         last_lines: LastLines,
+        outage: Outage,
     ) -> None:
         """Connect to the Redis at `url`; nothing is popped before `work`.
 
         Asked to stop, it lets running jobs go on for `drain_s` seconds. `last_lines` has what is
-        logged from the start of the process.
+        logged from the start of the process, `outage` is the one of this process.
         """
         # Its own client that never repeats a command: a repeated pop would lose a job for a while.
         pops = connect(url, retry=False, socket_timeout_s=POP_TIMEOUT_S + 5.0)
@@ -94,7 +97,14 @@ class BatchWorker(BaseWorker):
         self._paused: bool | None = None
         self._last_lines = last_lines
         self._turnover = Turnover()
-        self._publisher = Publisher(self.redis, on_ended=self._complete, on_fenced=self._forget)
+        self.outage = outage
+        self._publisher = Publisher(
+            self.redis,
+            on_ended=self._complete,
+            on_fenced=self._forget,
+            on_cut=self._restore,
+            outage=outage,
+        )
         self._runner = self._start_runner(engine)
 
     def _start_runner(self, engine: Engine | Upstream) -> Runner:
@@ -204,15 +214,15 @@ class BatchWorker(BaseWorker):
             self._runner.stop()
 
     def _take_until_stopped(self) -> None:
-        pause_s = 0.1
+        pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             try:
                 self._take()
-                pause_s = 0.1
+                pause_s = FIRST_PAUSE_S
             except RedisError as error:
-                log.warning("Redis does not answer, trying again in %.1f s: %s", pause_s, error)
+                self.outage.begin("new jobs", error)
                 self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _on_signal(self, number: int, _: object) -> None:
         self.drain(signal.Signals(number).name)
@@ -244,9 +254,11 @@ class BatchWorker(BaseWorker):
                 self._slot_freed.wait(POP_TIMEOUT_S)
                 return
         job_ids = self._intake.pop(free)
+        self.outage.end("new jobs")
         if not self._takes_jobs:  # it came while this thread waited for jobs
             self._intake.put_back(job_ids)
             return
+        job_ids = [job_id for job_id in job_ids if not self._keep(job_id)]
         spare_suspects = any(job.is_suspect for job in tuple(self.running_jobs.values()))
         claimed = self._intake.claim(job_ids, spare_suspects=spare_suspects)
         self.running_jobs |= {job.id: job for job in claimed}
@@ -254,6 +266,11 @@ class BatchWorker(BaseWorker):
             self.execute_job(job.job, self.queue)
         if job_ids and not claimed:  # suspects that wait for one another are popped again and again
             self._stopping.wait(_SUSPECTS_PAUSE_S)
+
+    def _keep(self, job_id: str) -> bool:
+        """Go on with a job that was popped although it runs here; False if it does not."""
+        running = self.running_jobs.get(job_id)
+        return running is not None and self._settle(running, self._intake.keep(running))
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a claimed job to the engine and return; it completes on the publisher's thread."""
@@ -286,6 +303,31 @@ class BatchWorker(BaseWorker):
             log.warning("job %s was taken over by another worker", job.id)
         self._runner.drop(job)
         self._leave_alone(job)
+
+    def _restore(self, job: RunningJob) -> bool:
+        """Write a job's log again that Redis has lost the end of; False if the job is over here."""
+        return self._settle(job, self._intake.restore(job))
+
+    def _settle(self, job: RunningJob, fate: Fate) -> bool:
+        match fate:
+            case Fate.RESTORED:
+                log.info("job %s: Redis had lost a part of its log, which is whole again", job.id)
+                return True
+            case Fate.FENCED:
+                self._forget(job)
+            case Fate.GONE | Fate.TORN:
+                self.lose(job)
+        return False
+
+    def lose(self, job: RunningJob) -> None:
+        """Free the slot of a job that Redis has lost, and leave nothing of it behind."""
+        log.warning("job %s ends here: Redis has lost it", job.id)
+        self._runner.drop(job)
+        self._leave_alone(job)
+        try:
+            self._intake.close([(job.job, job.execution)])
+        except RedisError as error:
+            log.warning("the lease of job %s runs out by itself: %s", job.id, error)
 
     def _give_back(self, job: RunningJob, reason: HeliographError) -> None:
         """Let another worker, or this one later, go on with a job that cannot go on here."""

@@ -219,8 +219,8 @@ def test_an_append_repeated_after_a_lost_reply_lands_once(client: redis.Redis) -
     job_id = make_job(client)
     attempt = claim(client, job_id).attempt
     batch = [(job_id, Delta(EventId(attempt, n), str(n), (n,))) for n in (1, 2)]
-    assert channel.append(client, batch) == set()
-    assert channel.append(client, batch) == set()
+    assert channel.append(client, batch) == (set(), set())
+    assert channel.append(client, batch) == (set(), set())
     assert [str(event.id) for event in channel.read_log(client, job_id)] == ["1-0", "1-1", "1-2"]
 
 
@@ -231,14 +231,14 @@ def test_a_later_claim_fences_the_earlier_worker(client: redis.Redis) -> None:
     channel.append(client, [(job_id, Delta(EventId(first.attempt, 1), "one ", (7, 8)))])
     second = claim(client, job_id, "second")
     assert (second.attempt, second.token_ids, second.text) == (2, (7, 8), "one ")
-    fenced = channel.append(
+    appended = channel.append(
         client,
         [
             (job_id, Delta(EventId(first.attempt, 2), "zombie", (9,))),
             (other, Delta(EventId(elsewhere.attempt, 1), "fine", (1,))),
         ],
     )
-    assert fenced == {job_id}
+    assert appended == ({job_id}, set())
     texts = [e.text for e in channel.read_log(client, job_id) if isinstance(e, Delta)]
     assert texts == ["one "]
 

@@ -12,6 +12,7 @@ from broker import channel
 from broker.errors import WorkerFailed
 from broker.events import Delta, End, Event, Failed, TokenLogprob, Usage
 from broker.messages import SamplingParams
+from broker.outage import Outage
 from broker.queues import GenerateJob
 from frontend.service import Service
 from tests.broker.test_channel import claim, make_job
@@ -81,7 +82,12 @@ class Publishing:
         self.ended: list[Ended] = []
         self.fenced: list[RunningJob] = []
         self.publisher = Publisher(
-            client, on_ended=self.ended.extend, on_fenced=self.fenced.append, min_turn_s=3600.0
+            client,
+            on_ended=self.ended.extend,
+            on_fenced=self.fenced.append,
+            on_cut=lambda job: False,
+            outage=Outage(),
+            min_turn_s=3600.0,
         )
         self.publisher.start()
 

@@ -70,6 +70,22 @@ def test_each_answer_has_one_last_output_with_its_usage() -> None:
         assert text(outputs) == "one two three"
 
 
+def test_a_dropped_request_may_come_again_and_nothing_is_told_of_the_first() -> None:
+    engine = echo(slots=1)
+    scheduler = Scheduler(engine)
+    add(scheduler, engine, "1", words="one two three")
+    scheduler.step()
+    scheduler.cancel("1")
+    scheduler.drop("1")
+    assert not scheduler.has_work
+    add(scheduler, engine, "1", words="four five")
+    scheduler.step()
+    scheduler.drop("1")
+    add(scheduler, engine, "1", words="six seven")
+    (outputs,) = run(scheduler).values()
+    assert (text(outputs), outputs[-1].finish_reason) == ("six seven", "stop")
+
+
 def test_a_running_request_is_cancelled_at_once() -> None:
     engine = echo(slots=1)
     scheduler = Scheduler(engine)
