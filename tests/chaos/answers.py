@@ -28,6 +28,10 @@ class Answer(Told):
         return self.over_s > 0
 
     @property
+    def error_at_s(self) -> float | None:
+        return self.over_s if self.failed else None
+
+    @property
     def failed(self) -> bool:
         """Whether it ended with an error that a client can read."""
         return bool(self.error.get("code") and self.error.get("message"))

@@ -27,6 +27,7 @@ class Case:
     duplicated: int = 0
     lost: int = 0
     recoveries_s: list[float] = field(default_factory=list)
+    errors_s: list[float] = field(default_factory=list)
 
     @property
     def worst_s(self) -> float:
@@ -35,19 +36,29 @@ class Case:
 
     def line(self) -> str:
         """The figures as one line."""
-        return (
-            f"{self.name}: {self.runs} runs, {self.exact} of {self.answers} texts exact "
-            f"({self.moved} went on in another worker), "
-            f"{self.duplicated} duplicated, {self.lost} lost, recovery median "
-            f"{median(self.recoveries_s or [0.0]):.1f} s, worst {self.worst_s:.1f} s"
-        )
+        parts = [f"{self.runs} runs", f"{self.exact} of {self.answers} texts exact"]
+        if self.moved:
+            parts.append(f"{self.moved} moved to another worker")
+        if self.errors_s:
+            parts.append(
+                f"{len(self.errors_s)} clear errors, last after {max(self.errors_s):.1f} s"
+            )
+        parts += [f"{self.duplicated} duplicated", f"{self.lost} lost"]
+        if self.recoveries_s:
+            parts.append(f"recovery median {median(self.recoveries_s):.1f} s")
+            parts.append(f"worst {self.worst_s:.1f} s")
+        return f"{self.name}: {', '.join(parts)}"
 
     def note(self, told: Sequence[Told], expected: str, since_s: float) -> None:
         """Count the answers of one run; `since_s` is when the fault happened."""
         self.runs += 1
         for each in told:
             self.count(each, expected)
-        self.recoveries_s.append(max(each.silence_after(since_s) for each in told))
+        whole = [each for each in told if each.error_at_s is None]
+        if whole:
+            self.recoveries_s.append(max(each.silence_after(since_s) for each in whole))
+        errors = (each.error_at_s for each in told)
+        self.errors_s += [at_s - since_s for at_s in errors if at_s is not None]
 
     def count(self, told: Told, expected: str) -> None:
         """Count one answer of a run."""
@@ -72,6 +83,11 @@ class Told:
     @property
     def text(self) -> str:
         return "".join(e.text for _, e in self.events if isinstance(e, Delta | End))
+
+    @property
+    def error_at_s(self) -> float | None:
+        """When it ended with an error that its reader can understand; None if it did not."""
+        return None
 
     @property
     def ended(self) -> bool:
@@ -124,6 +140,11 @@ class Readers:
                 told.events.append((time.monotonic(), event))
                 told.tokens += len(event.token_ids) if isinstance(event, Delta | End) else 0
                 self._progress.notify_all()
+
+    @property
+    def workers(self) -> list[str]:
+        """Ids of the workers that have the answers."""
+        return [each.workers[-1] for each in self.told]
 
     def until_tokens(self, count: int) -> None:
         """Wait until every answer has that many tokens, or has ended."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from tests.chaos.cases import Case
 
-_cases: list[Case] = []
-_lines: list[str] = []
+_LINE = "line of figures"
+"""Property of a test, which reaches the summary from other processes too."""
 
 
 @pytest.fixture
@@ -23,19 +24,20 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """Where a test counts what it saw."""
     made = Case(request.node.name.removeprefix("test_"))
     yield made
-    _cases.append(made)
+    request.node.user_properties.append((_LINE, made.line()))
 
 
 @pytest.fixture
-def report() -> Callable[[str], None]:
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Where a test writes a line of figures of its own."""
-    return _lines.append
+    return partial(record_property, _LINE)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _cases or _lines:
+    reports = [each for kind in terminalreporter.stats.values() for each in kind]
+    ended = [each for each in reports if getattr(each, "when", "") == "teardown"]
+    lines = [line for each in ended for name, line in each.user_properties if name == _LINE]
+    if lines:
         terminalreporter.section("faults")
-        for each in _cases:
-            terminalreporter.write_line(each.line())
-        for line in _lines:
-            terminalreporter.write_line(line)
+    for line in lines:
+        terminalreporter.write_line(line)

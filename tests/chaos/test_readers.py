@@ -15,7 +15,7 @@ import pytest
 
 from broker import jobs, keys, registry
 from broker.channel import read_log
-from broker.events import Delta, End, Event
+from broker.events import Claim, Delta, End, Event
 from broker.queues import queue_key
 from frontend.api.client import STALL_S
 from tests.chaos.cases import Case
@@ -176,6 +176,11 @@ def cancelled(log: Sequence[Event]) -> End:
     return end
 
 
+def worker_of(stack: Stack, client: Client) -> str:
+    claims = [e for e in read_log(stack.redis, client.job_id) if isinstance(e, Claim)]
+    return claims[-1].worker
+
+
 def text_of(log: Sequence[Event]) -> str:
     return "".join(event.text for event in log if isinstance(event, Delta | End))
 
@@ -189,7 +194,7 @@ def test_cancelled_while_its_worker_is_frozen(stack: Stack, case: Case, runs: in
         clients = [Client([api], {"text": "word", "model": "echo"}) for _ in range(STREAMS)]
         for client in clients:
             client.until_tokens(50)
-        frozen = busiest(stack, workers)
+        frozen = busiest(stack, workers, [worker_of(stack, client) for client in clients])
         frozen.signal(signal.SIGSTOP)
         struck_s = time.monotonic()
         for client in clients:

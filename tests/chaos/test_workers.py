@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pytest
 
@@ -15,7 +15,7 @@ from broker import leases, registry
 from broker.messages import SamplingParams
 from broker.queues import intermediate_key, queue_key
 from frontend.service import Service
-from tests.chaos.cases import Case, Readers, Told
+from tests.chaos.cases import Case, Readers
 from tests.stack import Process, Stack, embedded_valkey, until
 from tests.workers.test_worker import ask, say
 
@@ -35,11 +35,11 @@ def service(stack: Stack) -> Iterator[Service]:
     made.close()
 
 
-def busiest(stack: Stack, workers: list[Process], told: Sequence[Told]) -> Process:
-    """The worker that has the most of these answers."""
-    counts = Counter(each.workers[-1] for each in told)
-    pids = {info.id: info.pid for info in registry.workers(stack.redis)}
-    return next(each for each in workers if each.pid == pids[counts.most_common(1)[0][0]])
+def busiest(stack: Stack, workers: Sequence[Process], ids: Iterable[str]) -> Process:
+    """The worker whose id comes most often."""
+    ((worker_id, _),) = Counter(ids).most_common(1)
+    (pid,) = (info.pid for info in registry.workers(stack.redis) if info.id == worker_id)
+    return next(each for each in workers if each.pid == pid)
 
 
 def kill(process: Process) -> None:
@@ -74,7 +74,7 @@ def strike(
         readers = Readers(service, [ask(service, "word") for _ in range(STREAMS)])
         readers.until_tokens(dice.randrange(1, TOKENS - 40))
         struck_s = time.monotonic()
-        victim = busiest(stack, workers, readers.told)
+        victim = busiest(stack, workers, readers.workers)
         waking = fault(victim)
         case.note(readers.finish(), EXPECTED, struck_s)
         if waking is not None:
@@ -133,7 +133,7 @@ def test_a_models_answer_is_the_undisturbed_one(
         readers = Readers(service, [service.submit(DEMO, say("Hello"), sampling)])
         readers.until_tokens(dice.randrange(1, 200))
         struck_s = time.monotonic()
-        victim = busiest(model_stack, workers, readers.told)
+        victim = busiest(model_stack, workers, readers.workers)
         kill(victim)
         case.note(readers.finish(), alone, struck_s)
         workers[workers.index(victim)] = compiled_worker(model_stack)
