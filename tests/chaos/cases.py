@@ -19,6 +19,7 @@ class Case:
     """Figures of all runs of one fault."""
 
     name: str
+    how: str = ""
     runs: int = 0
     answers: int = 0
     exact: int = 0
@@ -28,8 +29,9 @@ class Case:
 
     def line(self) -> str:
         """The figures as one line."""
+        name = f"{self.name} ({self.how})" if self.how else self.name
         return (
-            f"{self.name}: {self.runs} runs, {self.exact} of {self.answers} texts exact, "
+            f"{name}: {self.runs} runs, {self.exact} of {self.answers} texts exact, "
             f"{self.duplicated} duplicated, {self.lost} lost, worst recovery {self.worst_s:.1f} s"
         )
 

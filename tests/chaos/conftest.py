@@ -22,7 +22,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """Where a test counts what it saw."""
     made = Case(request.node.name.removeprefix("test_"))
     yield made
-    _cases.append(made)
+    if made.runs:
+        _cases.append(made)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

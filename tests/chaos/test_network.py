@@ -1,0 +1,150 @@
+"""A network that is cut between Redis and a worker, or the API, while answers are under way."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from broker import registry
+from broker.messages import GenerateRequest
+from broker.queues import intermediate_key
+from frontend.service import Service
+from tests.chaos.cases import Case, Readers
+from tests.chaos.network import Network, network
+from tests.chaos.test_workers import nothing_is_left
+from tests.stack import Process, Stack, until
+from tests.workers.test_broken import claims
+from tests.workers.test_worker import answer, ask
+
+TOKENS = 800
+ECHO = f"tokens_per_s=100&tokens={TOKENS}"
+EXPECTED = " ".join(["word"] * TOKENS)
+STREAMS = 6
+
+NOTICED_S, TAKEN_OVER_S, BACK_S, EMPTY_S = 5.0, 8.0, 2.0, 6.0
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture
+def net(tmp_path: Path, case: Case) -> Iterator[Network]:
+    with network(tmp_path / "redis") as made:
+        case.how = made.kind
+        yield made
+
+
+@pytest.fixture
+def near(net: Network, tmp_path: Path) -> Iterator[Stack]:
+    """Processes that no cut concerns."""
+    made = Stack(net.near_url, tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def far(net: Network, tmp_path: Path) -> Iterator[Stack]:
+    """Processes that reach Redis across the cut."""
+    made = Stack(net.far_url, tmp_path)
+    yield made
+    net.heal()  # or they would not end in order
+    made.stop()
+
+
+@pytest.fixture
+def service(near: Stack) -> Iterator[Service]:
+    made = Service(near.settings())
+    yield made
+    made.close()
+
+
+def worker_id(stack: Stack, process: Process) -> str:
+    info = stack.info(process)
+    assert info is not None
+    return info.id
+
+
+@dataclass
+class Partition:
+    """Cuts one worker off and looks at what becomes of its answers."""
+
+    net: Network
+    near: Stack
+    service: Service
+    case: Case
+    cut_off: str
+    worst_s: dict[str, float] = field(default_factory=dict)
+
+    def run(self, seconds: float, tokens: int) -> None:
+        """Cut at a token of the answers that the worker has alone, for so many seconds."""
+        readers = Readers(self.service, asked := [self._ask() for _ in range(STREAMS)])
+        readers.until_tokens(1)
+        other = self.near.echo_worker(ECHO)
+        other_id = worker_id(self.near, other)
+        readers.until_tokens(tokens)
+        self.net.cut()
+        cut_s = time.monotonic()
+        # For a second Redis does not know that nobody waits for jobs on the cut connection.
+        popped = [self._ask(max_tokens=2) for _ in range(4)]
+        self._until("noticed", cut_s, lambda: self._live() == {other_id})
+        self._until("taken over", cut_s, lambda: all(len(claims(self.near, a)) == 2 for a in asked))
+        until(lambda: time.monotonic() > cut_s + seconds, "the cut has lasted", seconds + 1)
+        self.net.heal()
+        healed_s = time.monotonic()
+        new: list[GenerateRequest] = []
+        self._until("takes jobs", healed_s, lambda: self._has_taken_one_of(new))
+        key = intermediate_key("echo")
+        self._until("nothing stranded", healed_s, lambda: not self.near.redis.exists(key))
+        self.case.note(readers.finish(), EXPECTED, cut_s)
+        for each in popped + new:
+            assert answer(self.service, each)[0] == "word word"
+        for each in asked:
+            assert claims(self.near, each) == [self.cut_off, other_id]
+        until(lambda: nothing_is_left(self.near, "echo"), "RQ's records are closed", 20)
+        other.stop()
+
+    def _ask(self, **params: object) -> GenerateRequest:
+        return ask(self.service, "word", **params)  # type: ignore[arg-type]
+
+    def _live(self) -> set[str]:
+        return {info.id for info in registry.workers(self.near.redis)}
+
+    def _has_taken_one_of(self, asked: list[GenerateRequest]) -> bool:
+        asked.append(self._ask(max_tokens=2))
+        return any(self.cut_off in claims(self.near, each) for each in asked)
+
+    def _until(self, what: str, since_s: float, condition: object) -> None:
+        until(condition, what, 40)  # type: ignore[arg-type]
+        taken_s = time.monotonic() - since_s
+        self.worst_s[what] = max(self.worst_s.get(what, 0.0), taken_s)
+
+
+@pytest.mark.parametrize(("seconds", "most_runs"), [(10.0, 50), (30.0, 5), (100.0, 2)])
+def test_a_worker_cut_off_from_redis(
+    net: Network,
+    near: Stack,
+    far: Stack,
+    service: Service,
+    case: Case,
+    runs: int,
+    seconds: float,
+    most_runs: int,
+) -> None:
+    """Its answers go on elsewhere; healed, it writes into none of them and takes new jobs."""
+    if runs <= 2 and seconds > 10:
+        pytest.skip("long cuts are in the full set")
+    dice = random.Random(f"{seconds} {runs}")
+    worker = far.echo_worker(ECHO)
+    partition = Partition(net, near, service, case, worker_id(near, worker))
+    for _ in range(min(runs, most_runs)):
+        partition.run(seconds, dice.randrange(250, 350))
+    print(partition.worst_s)
+    assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
+    worst_s = partition.worst_s
+    assert worst_s["noticed"] < NOTICED_S and worst_s["taken over"] < TAKEN_OVER_S, worst_s
+    assert worst_s["takes jobs"] < BACK_S and worst_s["nothing stranded"] < EMPTY_S, worst_s
+    assert worker.status is None
