@@ -49,7 +49,8 @@ class Subscriber:
         """Start nothing yet: the connection opens with the first `follow`.
 
         Args:
-            client: makes the connections; one is kept for pub/sub, others serve reads.
+            client: makes the connections; one is kept for pub/sub, others serve reads. It should
+                not retry: a reader does so itself, and looks after other things in between.
         """
         self._client = client
         self._lock = threading.Lock()
@@ -173,7 +174,7 @@ class Subscriber:
             except (RedisError, OSError, ValueError) as error:
                 log.warning("pub/sub connection lost, trying again in %.1f s: %s", pause_s, error)
                 self._closed.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, 0.5)
 
     @contextmanager
     def _connected(self) -> Iterator[ConnectionInterface]:

@@ -60,7 +60,9 @@ class Service:
         # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
-        self._subscriber = Subscriber(self._redis)
+        # Open streams try again by themselves; between two tries they can say that they live.
+        self._reads = connect(settings.url, retry=False)
+        self._subscriber = Subscriber(self._reads)
         self.readers = Readers(self._redis)
         self.fleet = Fleet(settings, self._once)
 
@@ -68,8 +70,8 @@ class Service:
         """Close the connections; for tests and short programs."""
         self._subscriber.close()
         self.readers.close()
-        self._redis.close()
-        self._once.close()
+        for client in (self._redis, self._once, self._reads):
+            client.close()
 
     def ping(self) -> None:
         """Check that Redis answers.
@@ -295,7 +297,7 @@ class Service:
     def position(self, request: GenerateRequest) -> int | None:
         """Jobs that will be taken before this one; None when it is not waiting."""
         with redis_errors():
-            return queues.position(self._redis, request.model, request.id)
+            return queues.position(self._reads, request.model, request.id)
 
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is unknown. Cancelling an ended job changes nothing."""

@@ -149,7 +149,7 @@ class Publisher:
             except RedisError as error:
                 log.warning("publishing failed, trying again in %.2f s: %s", pause_s, error)
                 time.sleep(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, 0.5)
 
 
 def _is_last(output: Output) -> bool:

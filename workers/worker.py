@@ -193,7 +193,7 @@ class BatchWorker(BaseWorker):
             except RedisError as error:
                 log.warning("Redis does not answer, trying again in %.1f s: %s", pause_s, error)
                 self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, 0.5)
 
     def _on_signal(self, number: int, _: object) -> None:
         self.drain(signal.Signals(number).name)
