@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -51,6 +51,7 @@ class Told:
     """One answer as its reader got it, with the time of each event."""
 
     events: list[tuple[float, Event]] = field(default_factory=list)
+    ticks: list[float] = field(default_factory=list)
     tokens: int = 0
 
     @property
@@ -82,21 +83,22 @@ class Told:
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
 
-class Readers:
-    """Follows several answers at once and tells how far they are."""
+class Followers:
+    """Reads several answers at once and tells how far they are."""
 
-    def __init__(self, service: Service, asked: Sequence[GenerateRequest]) -> None:
-        self.told = [Told() for _ in asked]
+    def __init__(self, answers: Sequence[Iterable[Event | None]]) -> None:
+        self.told = [Told() for _ in answers]
         self._progress = threading.Condition()
-        self._pool = ThreadPoolExecutor(len(asked))
+        self._pool = ThreadPoolExecutor(len(answers))
         self._done = [
-            self._pool.submit(self._read, service, request, told)
-            for request, told in zip(asked, self.told, strict=True)
+            self._pool.submit(self._read, answer, told)
+            for answer, told in zip(answers, self.told, strict=True)
         ]
 
-    def _read(self, service: Service, request: GenerateRequest, told: Told) -> None:
-        for event in service.follow(request):
+    def _read(self, answer: Iterable[Event | None], told: Told) -> None:
+        for event in answer:
             if event is None:
+                told.ticks.append(time.monotonic())
                 continue
             assert not isinstance(event, Failed), event
             with self._progress:
@@ -117,3 +119,10 @@ class Readers:
             each.result(timeout_s)
         self._pool.shutdown()
         return self.told
+
+
+class Readers(Followers):
+    """Reads answers from the token channel itself."""
+
+    def __init__(self, service: Service, asked: Sequence[GenerateRequest]) -> None:
+        super().__init__([service.follow(request) for request in asked])

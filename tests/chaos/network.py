@@ -123,9 +123,7 @@ def _proxied(folder: Path) -> Iterator[Network]:
 
 
 @contextmanager
-def _server(
-    folder: Path, address: str, port: int, enter: tuple[str, ...] = ()
-) -> Iterator[str]:
+def _server(folder: Path, address: str, port: int, enter: tuple[str, ...] = ()) -> Iterator[str]:
     """A server with default keepalive (300 s); without a password, for this private network."""
     binary = shutil.which("redis-server") or str(get_binary_path())
     path = folder / "redis.sock"

@@ -41,9 +41,7 @@ class Proxy:
         self._thread.join()
 
     def _run(self) -> None:
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._accept, "127.0.0.1", 0)
-        )
+        server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
         self.port = server.sockets[0].getsockname()[1]
         self._forwarding.set()
         self._ready.set()
