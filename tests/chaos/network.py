@@ -1,4 +1,4 @@
-"""A Redis at the other end of a network that the test can cut, without any process noticing at once.
+"""A Redis at the other end of a network that the test can cut, with nothing closed by that.
 
 The server runs in a network namespace of its own, behind a bridge in a second one: with the bridge
 down both ends keep their link, and packets vanish. Whoever is on the right side of the cut reaches
@@ -24,6 +24,9 @@ from broker.connection import connect
 from tests.chaos.proxy import Proxy
 from tests.stack import free_port, until
 
+REFUSALS = (OSError, subprocess.CalledProcessError)
+"""What a machine says that allows no namespaces, or has no `ip`."""
+
 
 class Cut(Protocol):
     """What lies between a process and Redis."""
@@ -40,15 +43,15 @@ class Network:
     kind: str
     far_url: str
     near_url: str
-    _between: Cut
+    between: Cut
 
     def cut(self) -> None:
         """Let everything vanish from now on; nothing is closed."""
-        self._between.cut()
+        self.between.cut()
 
     def heal(self) -> None:
         """Let packets through again."""
-        self._between.heal()
+        self.between.heal()
 
 
 @contextmanager
@@ -57,9 +60,9 @@ def network(folder: Path) -> Iterator[Network]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            made = stack.enter_context(_namespaces(folder))
-        except (OSError, subprocess.CalledProcessError):
-            made = stack.enter_context(_proxied(folder))
+            made = stack.enter_context(by_namespaces(folder))
+        except REFUSALS:
+            made = stack.enter_context(by_proxy(folder))
         yield made
 
 
@@ -81,7 +84,7 @@ class _Bridge:
 
 
 @contextmanager
-def _namespaces(folder: Path) -> Iterator[Network]:
+def by_namespaces(folder: Path) -> Iterator[Network]:
     tag = os.urandom(3).hex()
     middle, end, port = f"cut-{tag}-m", f"cut-{tag}-e", f"cut-{tag}"
     subnet = f"10.{int(tag[:2], 16)}.{int(tag[2:4], 16)}"
@@ -111,7 +114,7 @@ def _namespaces(folder: Path) -> Iterator[Network]:
 
 
 @contextmanager
-def _proxied(folder: Path) -> Iterator[Network]:
+def by_proxy(folder: Path) -> Iterator[Network]:
     port = free_port()
     with _server(folder, "127.0.0.1", port) as near_url:
         proxy = Proxy(port)

@@ -21,7 +21,9 @@ class Proxy:
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._forwarding = asyncio.Event()
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
+        self._ends: list[asyncio.StreamWriter] = []
+        self._pumps: list[asyncio.Task[None]] = []
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -36,29 +38,33 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._forwarding.set)
 
     def close(self) -> None:
-        """Close all connections and end the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        """Break all connections off and end the thread."""
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 
     def _run(self) -> None:
-        server = self._loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._forwarding.set()
         self._ready.set()
-        self._loop.run_forever()
+        await self._stopped.wait()
         server.close()
-        for pump in self._pumps:
-            pump.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._pumps, return_exceptions=True))
-        self._loop.close()
+        for end in self._ends:
+            end.transport.abort()
+        self._forwarding.set()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.append(writer)
         await self._forwarding.wait()
         there = await asyncio.open_connection("127.0.0.1", self._target)
+        self._ends.append(there[1])
         for source, sink in ((reader, there[1]), (there[0], writer)):
-            pump = asyncio.ensure_future(self._pump(source, sink))
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
+            self._pumps.append(asyncio.ensure_future(self._pump(source, sink)))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -66,5 +72,5 @@ class Proxy:
                 await self._forwarding.wait()
                 sink.write(data)
                 await sink.drain()
-            await self._forwarding.wait()
+        await self._forwarding.wait()
         sink.close()
