@@ -35,8 +35,8 @@ class Case:
             f"{self.duplicated} duplicated, {self.lost} lost, worst recovery {self.worst_s:.1f} s"
         )
 
-    def note(self, told: Sequence[Told], expected: str, since_s: float) -> None:
-        """Count the answers of one run; `since_s` is when the fault happened."""
+    def note(self, told: Sequence[Told], expected: str, since_s: float | None) -> None:
+        """Count the answers of one run; `since_s` is when the fault happened, None: all along."""
         self.runs += 1
         for each in told:
             self.answers += 1
@@ -77,9 +77,11 @@ class Told:
         pairs = pairwise(self.ids)
         return sum(b.n - a.n - 1 for a, b in pairs if a.attempt == b.attempt and b.n > a.n)
 
-    def silence_after(self, since_s: float) -> float:
-        """Longest wait for an event from a moment on."""
-        times = [since_s, *(at for at, _ in self.events if at > since_s)]
+    def silence_after(self, since_s: float | None) -> float:
+        """Longest wait for an event from a moment on, by default from the first event."""
+        times = [at for at, _ in self.events]
+        if since_s is not None:
+            times = [since_s, *(at for at in times if at > since_s)]
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
 
