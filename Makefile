@@ -1,6 +1,6 @@
 # make up    install on the first run, then start the whole stack; Ctrl-C stops it
 # make test  install what the tests need, check the code, run every test
-# make chaos kill and freeze workers in the middle of answers, 50 times each (about an hour)
+# make chaos kill, freeze and cut off workers in the middle of answers, 50 times each (hours)
 # make check format, lint and types only
 
 PYTHON ?= python3

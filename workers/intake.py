@@ -17,7 +17,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel, leases
+from broker import ages, channel, leases
 from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import deaths
 from workers.running import RunningJob
@@ -74,6 +74,7 @@ class Intake:
             pipe.lrem(intermediate_key(self._queue.name), 1, job.id)
             executions.append((execution, len(pipe)))
             channel.claim(pipe, job.id, self._worker)
+            ages.ask(pipe, job.id)
         replies = pipe.execute()
         started = []
         for job, (execution, index) in zip(found, executions, strict=True):
@@ -81,7 +82,8 @@ class Intake:
             if claimed is None or claimed.ended:
                 self.close([(job, execution)])
             else:
-                started.append(_running(job, execution, claimed))
+                waited_s = ages.read(replies[index + 1])
+                started.append(_running(job, execution, claimed, waited_s))
         return started
 
     def _leave_suspects(self, jobs: list[GenerateJob], spare: bool) -> list[GenerateJob]:
@@ -142,7 +144,9 @@ class Intake:
         deaths.settle(self._client, self._queue.name, self._worker, held)
 
 
-def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:
+def _running(
+    job: Job, execution: Execution, claimed: channel.Claimed, waited_s: float
+) -> RunningJob:
     return RunningJob(
         job,
         execution,
@@ -152,6 +156,7 @@ def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> Runnin
         claimed.text,
         claimed.cancelled,
         claimed.failures,
+        waited_s,
     )
 
 

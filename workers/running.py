@@ -28,7 +28,9 @@ class RunningJob:
     """One claimed job; `next_id` numbers its events, `attempt` fences every earlier owner.
 
     `told` is the text that earlier attempts told, `resume_ids` the tokens behind all of it; there
-    are none if one of them was an upstream, which does not tell tokens.
+    are none if one of them was an upstream, which does not tell tokens. `waited_s` is the time from
+    submission to claim by Redis's clock; what comes after is measured here, without any clock that
+    somebody may set: `began_s` and `first_token_s` are moments of `time.monotonic`.
     """
 
     job: Job
@@ -39,8 +41,9 @@ class RunningJob:
     told: str = ""
     cancelled: bool = False
     failures: int = 0
+    waited_s: float = 0.0
     answer: list[str] = field(default_factory=list)
-    claimed_s: float = field(default_factory=time.time)
+    began_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     _n: int = 0
 
@@ -73,10 +76,11 @@ class RunningJob:
         return EventId(self.attempt, self._n)
 
     def timings(self) -> Timings:
-        """Seconds since submission; negative differences of two machines' clocks count as 0."""
-        now, created = time.time(), self.request.created_s
-        first = self.first_token_s or now
-        return Timings(*(max(0.0, t - created) for t in (self.claimed_s, first, now)))
+        """Seconds since submission, up to now."""
+        now_s = time.monotonic()
+        submitted_s = self.began_s - self.waited_s
+        first_s = self.first_token_s or now_s
+        return Timings(self.waited_s, first_s - submitted_s, now_s - submitted_s)
 
 
 class Retold:

@@ -269,7 +269,7 @@ def test_what_was_sent_into_a_cut_is_not_done_after_it(net: Network, case: Case)
         pytest.skip("a proxy acknowledges for the other end, so its silence is no cut to TCP")
     near = connect(net.near_url)
     pops = connect(net.far_url, retry=False, socket_timeout_s=2.0)
-    listens = connect(net.far_url, retry=False).pubsub()
+    listens = connect(net.far_url, retry=False).pubsub()  # type: ignore[no-untyped-call]
     listens.subscribe("channel")
     pops.ping()
     net.cut()

@@ -124,4 +124,4 @@ def test_supervisors_killed(stack: Stack, case: Case, runs: int) -> None:
 
 
 def is_running(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
