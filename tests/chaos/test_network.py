@@ -237,7 +237,7 @@ def test_an_api_is_as_good_as_new_after_a_long_cut(
     until(lambda: post(address, body("again", max_tokens=2)).status_code == 200, "it answers")
     assert time.monotonic() - healed_s < RESUMED_S
     readers = Followers([streamed(address, "word") for _ in range(STREAMS)])
-    case.note(readers.finish(), SLOW_EXPECTED, time.monotonic() - 10.0)
+    case.note(readers.finish(), SLOW_EXPECTED, None)
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
     assert case.worst_s < 1.0, case.line()
 

@@ -88,7 +88,7 @@ def test_all_workers_restarted_one_after_the_other(
         handed_over = sum(each.ids[-1].attempt > 1 for each in told)
         assert (handed_over > 0) is (drain_s < ANSWER_S)
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
-    assert case.worst_s < 1.0, case.line()
+    assert case.worst_s < 2.0, case.line()
     until(lambda: nothing_is_left(stack, "echo"), "RQ's records are closed")
 
 
