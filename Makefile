@@ -1,6 +1,6 @@
 # make up    install on the first run, then start the whole stack; Ctrl-C stops it
 # make test  install what the tests need, check the code, run every test
-# make chaos break workers, clients and API processes in mid-answer, 50 times each
+# make chaos break workers, clients, Redis and the network in mid-answer, 50 times each (hours)
 # make check format, lint and types only
 
 PYTHON ?= python3

@@ -7,6 +7,7 @@ without harm), with `retry=False` one that reports the failure at once (for writ
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,12 @@ from broker.errors import ConfigurationError, RedisFull, RedisReadOnly, RedisUna
 
 CONNECT_TIMEOUT_S = 1.0
 SOCKET_TIMEOUT_S = 1.5
+
+SILENT_S = 5
+"""A connection whose other end has been out of reach for so long is lost, though it only listens.
+
+Nor does anything arrive later that was sent on it, such as a pop for which nobody waits any more.
+"""
 
 MAX_CONNECTIONS = 32
 """Connections of one client; the threads of a process with a thousand streams take turns."""
@@ -53,7 +60,7 @@ def connect(
         "retry": Retry(ExponentialBackoff(cap=0.2, base=0.05), 2) if retry else Retry(_NONE, 0),
     }
     if not url.startswith("unix://"):
-        options["socket_keepalive"] = True
+        options |= {"socket_keepalive": True, "socket_keepalive_options": _keepalive()}
     if url.startswith("sentinel://"):
         return _connect_sentinel(url, options)
     if not url.startswith(("redis://", "rediss://", "unix://")):
@@ -67,6 +74,17 @@ def connect(
 
 
 _NONE = ExponentialBackoff(cap=0, base=0)
+
+
+def _keepalive() -> dict[int, int]:
+    """Options of TCP that end a connection after `SILENT_S`, as far as this system has them."""
+    wanted = {
+        "TCP_KEEPIDLE": 2,
+        "TCP_KEEPINTVL": 1,
+        "TCP_KEEPCNT": SILENT_S - 2,
+        "TCP_USER_TIMEOUT": SILENT_S * 1000,  # alone minds what was sent and not acknowledged
+    }
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 class _Sentinels(Sentinel):

@@ -17,7 +17,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.1
-MAX_PAUSE_S: Final = 2.0
+MAX_PAUSE_S: Final = 0.5
 """Pauses between tries double from the first to the longest; so Redis is found again in time."""
 
 

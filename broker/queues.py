@@ -20,7 +20,7 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from broker import estimates, idempotency, keys, patience
+from broker import ages, estimates, idempotency, keys, patience
 from broker.attempts import ALLOW_OOM, NEXT_ATTEMPT
 from broker.errors import QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
@@ -223,6 +223,7 @@ class Submitter:
             "on_disconnect": on_disconnect,
         }
         pipe.hset(keys.job(request.id), mapping=record)  # type: ignore[arg-type]
+        ages.stamp(pipe, request.id)
         pipe.expire(keys.job(request.id), keys.JOB_TTL_S)
 
 

@@ -84,7 +84,8 @@ class Subscriber:
         """Start nothing yet: the connection opens with the first `follow`.
 
         Args:
-            client: makes the connections; one is kept for pub/sub, others serve reads.
+            client: makes the connections; one is kept for pub/sub, others serve reads. It should
+                not retry: a reader does so itself, and looks after other things in between.
             outage: the one of this process, its own by default.
         """
         self._client = client

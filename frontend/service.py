@@ -75,18 +75,20 @@ class Service:
         # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
+        # Open streams try again by themselves; between two tries they can say that they live.
+        self._reads = connect(settings.url, retry=False)
         outage = Outage()
-        self._subscriber = Subscriber(self._redis, outage)
+        self._subscriber = Subscriber(self._reads, outage)
         self.readers = Readers(self._redis, outage)
         self.fleet = Fleet(settings, self._once)
-        self._line = Line(self._redis, self.fleet)
+        self._line = Line(self._reads, self.fleet)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
         self._subscriber.close()
         self.readers.close()
-        self._redis.close()
-        self._once.close()
+        for client in (self._redis, self._once, self._reads):
+            client.close()
 
     def ping(self) -> None:
         """Check that Redis answers.

@@ -17,7 +17,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from broker import channel, leases, loss, overdue
+from broker import ages, channel, leases, loss, overdue
 from broker.errors import JobLost
 from broker.events import Claim, EventId, Failed
 from broker.loss import Fate
@@ -77,6 +77,7 @@ class Intake:
             pipe.lrem(intermediate_key(self._queue.name), 1, job.id)
             executions.append((execution, len(pipe)))
             channel.claim(pipe, job.id, self._worker)
+            ages.ask(pipe, job.id)
         replies = pipe.execute()
         started = []
         for job, (execution, index) in zip(found, executions, strict=True):
@@ -84,7 +85,8 @@ class Intake:
             if claimed is None or claimed.ended:
                 self.close([(job, execution)])
             else:
-                started.append(_running(job, execution, claimed))
+                waited_s = ages.read(replies[index + 1])
+                started.append(_running(job, execution, claimed, waited_s))
         return started
 
     def _leave_suspects(self, jobs: list[GenerateJob], spare: bool) -> list[GenerateJob]:
@@ -174,7 +176,9 @@ class Intake:
         deaths.settle(self._client, self._queue.name, self._worker, held)
 
 
-def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> RunningJob:
+def _running(
+    job: Job, execution: Execution, claimed: channel.Claimed, waited_s: float
+) -> RunningJob:
     running = RunningJob(
         job,
         execution,
@@ -185,6 +189,7 @@ def _running(job: Job, execution: Execution, claimed: channel.Claimed) -> Runnin
         claimed.cancelled,
         claimed.failures,
         claimed.logged,
+        waited_s,
     )
     running.events.append(Claim(EventId(claimed.attempt, 0), execution.worker_name))
     return running

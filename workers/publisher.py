@@ -186,7 +186,7 @@ def _merge(outputs: list[Output]) -> Output:
 def _events(job: RunningJob, output: Output) -> list[Event]:
     """One event; two where an error has held text before it, since an error carries none."""
     if job.first_token_s is None and (output.token_ids or output.tokens):
-        job.first_token_s = time.time()
+        job.first_token_s = time.monotonic()
     job.answer.append(output.text)
     events = list(_number(job, output))
     job.events.extend(events)

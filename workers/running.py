@@ -34,6 +34,9 @@ class RunningJob:
     `told` is the text that earlier attempts told, `resume_ids` the tokens behind all of it; there
     are none if one of them was an upstream, which does not tell tokens. `logged` is how many
     entries its log had before the claim, `events` are the last of this attempt, claim included.
+    `waited_s` is the time from submission to claim by Redis's clock; what comes after is measured
+    here, without any clock that somebody may set: `began_s` and `first_token_s` are moments of
+    `time.monotonic`.
     """
 
     job: Job
@@ -45,8 +48,9 @@ class RunningJob:
     cancelled: bool = False
     failures: int = 0
     logged: int = 0
+    waited_s: float = 0.0
     answer: list[str] = field(default_factory=list)
-    claimed_s: float = field(default_factory=time.time)
+    began_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     _n: int = 0
@@ -80,10 +84,11 @@ class RunningJob:
         return EventId(self.attempt, self._n)
 
     def timings(self) -> Timings:
-        """Seconds since submission; negative differences of two machines' clocks count as 0."""
-        now, created = time.time(), self.request.created_s
-        first = self.first_token_s or now
-        return Timings(*(max(0.0, t - created) for t in (self.claimed_s, first, now)))
+        """Seconds since submission, up to now."""
+        now_s = time.monotonic()
+        submitted_s = self.began_s - self.waited_s
+        first_s = self.first_token_s or now_s
+        return Timings(self.waited_s, first_s - submitted_s, now_s - submitted_s)
 
 
 class Retold:

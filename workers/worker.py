@@ -293,7 +293,7 @@ class BatchWorker(BaseWorker):
         """Free the slots of jobs whose terminal event is written, then see to the rest."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
-            self._turnover.note(time.time() - end.job.claimed_s)
+            self._turnover.note(time.monotonic() - end.job.began_s)
         with self._slot_freed:
             self._slot_freed.notify()
         ending.close(self.redis, self._intake, self.name, self.key, ended)

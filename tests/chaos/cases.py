@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +20,7 @@ class Case:
     """Figures of all runs of one fault."""
 
     name: str
+    how: str = ""
     runs: int = 0
     answers: int = 0
     exact: int = 0
@@ -47,10 +48,11 @@ class Case:
         if self.recoveries_s:
             parts.append(f"recovery median {median(self.recoveries_s):.1f} s")
             parts.append(f"worst {self.worst_s:.1f} s")
-        return f"{self.name}: {', '.join(parts)}"
+        name = f"{self.name} ({self.how})" if self.how else self.name
+        return f"{name}: {', '.join(parts)}"
 
-    def note(self, told: Sequence[Told], expected: str, since_s: float) -> None:
-        """Count the answers of one run; `since_s` is when the fault happened."""
+    def note(self, told: Sequence[Told], expected: str, since_s: float | None) -> None:
+        """Count the answers of one run; `since_s` is when the fault happened, None: all along."""
         self.runs += 1
         for each in told:
             self.count(each, expected)
@@ -58,7 +60,7 @@ class Case:
         if whole:
             self.recoveries_s.append(max(each.silence_after(since_s) for each in whole))
         errors = (each.error_at_s for each in told)
-        self.errors_s += [at_s - since_s for at_s in errors if at_s is not None]
+        self.errors_s += [at_s - (since_s or at_s) for at_s in errors if at_s is not None]
 
     def count(self, told: Told, expected: str) -> None:
         """Count one answer of a run."""
@@ -78,6 +80,7 @@ class Told:
     """One answer as its reader got it, with the time of each event."""
 
     events: list[tuple[float, Event]] = field(default_factory=list)
+    ticks: list[float] = field(default_factory=list)
     tokens: int = 0
 
     @property
@@ -113,27 +116,30 @@ class Told:
         pairs = pairwise(self.ids)
         return sum(b.n - a.n - 1 for a, b in pairs if a.attempt == b.attempt and b.n > a.n)
 
-    def silence_after(self, since_s: float) -> float:
-        """Longest wait for an event from a moment on."""
-        times = [since_s, *(at for at, _ in self.events if at > since_s)]
+    def silence_after(self, since_s: float | None) -> float:
+        """Longest wait for an event from a moment on, by default from the first event."""
+        times = [at for at, _ in self.events]
+        if since_s is not None:
+            times = [since_s, *(at for at in times if at > since_s)]
         return max((b - a for a, b in pairwise(times)), default=0.0)
 
 
-class Readers:
-    """Follows several answers at once and tells how far they are."""
+class Followers:
+    """Reads several answers at once and tells how far they are."""
 
-    def __init__(self, service: Service, asked: Sequence[GenerateRequest]) -> None:
-        self.told = [Told() for _ in asked]
+    def __init__(self, answers: Sequence[Iterable[Event | None]]) -> None:
+        self.told = [Told() for _ in answers]
         self._progress = threading.Condition()
-        self._pool = ThreadPoolExecutor(len(asked))
+        self._pool = ThreadPoolExecutor(len(answers))
         self._done = [
-            self._pool.submit(self._read, service, request, told)
-            for request, told in zip(asked, self.told, strict=True)
+            self._pool.submit(self._read, answer, told)
+            for answer, told in zip(answers, self.told, strict=True)
         ]
 
-    def _read(self, service: Service, request: GenerateRequest, told: Told) -> None:
-        for event in service.follow(request):
+    def _read(self, answer: Iterable[Event | None], told: Told) -> None:
+        for event in answer:
             if event is None:
+                told.ticks.append(time.monotonic())
                 continue
             assert not isinstance(event, Failed), event
             with self._progress:
@@ -159,3 +165,10 @@ class Readers:
             each.result(timeout_s)
         self._pool.shutdown()
         return self.told
+
+
+class Readers(Followers):
+    """Reads answers from the token channel itself."""
+
+    def __init__(self, service: Service, asked: Sequence[GenerateRequest]) -> None:
+        super().__init__([service.follow(request) for request in asked])

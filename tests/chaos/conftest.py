@@ -24,7 +24,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     """Where a test counts what it saw."""
     made = Case(request.node.name.removeprefix("test_"))
     yield made
-    request.node.user_properties.append((_LINE, made.line()))
+    if made.runs:
+        request.node.user_properties.append((_LINE, made.line()))
 
 
 @pytest.fixture
