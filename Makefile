@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 3  # test files at a time: most of what they do is to wait
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -14,7 +15,7 @@ up: install
 	@exec $(BIN)/python -m broker up
 
 test: check
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 chaos: install-dev
 	$(BIN)/python -m pytest tests/chaos --chaos-runs $(or $(RUNS),50)

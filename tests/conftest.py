@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from broker.connection import connect
 from tests.pictures import scene
 from tests.stack import Stack, embedded_valkey, real_redis
+
+# How long an example takes says more about the machine than about what is tested.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,8 +9,17 @@ import pytest
 
 from tests.chaos.cases import Case
 
+SHORT_RUNS = 2
 _LINE = "line of figures"
 """Property of a test, which reaches the summary from other processes too."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long faults to the full set."""
+    if config.getoption("--chaos-runs") <= SHORT_RUNS:
+        long = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture

@@ -143,7 +143,14 @@ class Partition:
         self.worst_s[what] = max(self.worst_s.get(what, 0.0), taken_s)
 
 
-@pytest.mark.parametrize(("seconds", "most_runs"), [(10.0, 50), (30.0, 5), (100.0, 2)])
+@pytest.mark.parametrize(
+    ("seconds", "most_runs"),
+    [
+        (10.0, 50),
+        pytest.param(30.0, 5, marks=pytest.mark.full),
+        pytest.param(100.0, 2, marks=pytest.mark.full),
+    ],
+)
 def test_a_worker_cut_off_from_redis(
     net: Network,
     near: Stack,
@@ -155,8 +162,6 @@ def test_a_worker_cut_off_from_redis(
     most_runs: int,
 ) -> None:
     """Its answers go on elsewhere; healed, it writes into none of them and takes new jobs."""
-    if runs <= 2 and seconds > 10:
-        pytest.skip("long cuts are in the full set")
     dice = random.Random(f"{seconds} {runs}")
     worker = far.echo_worker(ECHO)
     partition = Partition(net, near, service, case, worker_id(near, worker))
@@ -217,12 +222,11 @@ def test_the_api_cut_off_from_redis(
     assert case.worst_s < RESUMED_S, case.line()
 
 
+@pytest.mark.full
 def test_an_api_is_as_good_as_new_after_a_long_cut(
-    net: Network, near: Stack, far: Stack, case: Case, runs: int
+    net: Network, near: Stack, far: Stack, case: Case
 ) -> None:
     """What it had said on its old connections holds nothing up."""
-    if runs <= 2:
-        pytest.skip("long cuts are in the full set")
     near.echo_worker(SLOW)
     address = far.api()
     with Connection(address) as lost:

@@ -17,7 +17,7 @@ from tests.frontend.clients import CHAT, body, data_uri
 from tests.pictures import scene
 from tests.stack import Stack
 
-FEW = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 PICTURE = scene(("circle", "red", (30, 30)), size=64)
 FIELDS = [
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",

@@ -18,7 +18,7 @@ from tests.frontend.originals import STREAM
 from tests.frontend.test_api_fuzz import PICTURE, anything, scalars, texts
 from tests.stack import Stack
 
-FEW = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 FIELDS = [
     "model", "prompt", "images", "temperature", "top_p", "top_k", "repetition_penalty",
     "presence_penalty", "frequency_penalty", "seed", "max_new_tokens", "max_input_tiles", "stop",

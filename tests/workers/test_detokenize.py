@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.checkpoints import byte_level_tokenizer, metaspace_tokenizer
@@ -46,7 +46,6 @@ def stream(
 
 @pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, METASPACE], ids=["byte level", "metaspace"])
 @given(text=WORDY)
-@settings(deadline=None)
 def test_text_is_streamed_whole_and_in_whole_characters(tokenizer: object, text: str) -> None:
     encoder = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     ids = encoder.encode(text, add_special_tokens=False).ids
@@ -56,7 +55,6 @@ def test_text_is_streamed_whole_and_in_whole_characters(tokenizer: object, text:
 
 
 @given(ids=st.lists(st.integers(3, 399), max_size=60))
-@settings(deadline=None)
 def test_even_invalid_bytes_add_up_to_the_whole_text(ids: list[int]) -> None:
     assert "".join(stream(ids, decode)) == decode(ids)
 

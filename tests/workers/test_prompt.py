@@ -63,7 +63,7 @@ def built(tokenizer: PreTrainedTokenizerFast, *turns: tuple[Role, str]) -> list[
     ids=["byte level", "metaspace first", "metaspace always", "metaspace legacy"],
 )
 @given(asked=ORDINARY, answered=ORDINARY)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ordinary_text_has_the_ids_of_apply_chat_template(
     tokenizer: PreTrainedTokenizerFast, asked: str, answered: str
 ) -> None:

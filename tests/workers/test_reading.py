@@ -91,7 +91,7 @@ TURNS = st.lists(st.tuples(WORDS, st.integers(0, 2), WORDS), max_size=3)
 
 @pytest.mark.parametrize("name", READABLE)
 @given(system=st.none() | WORDS, turns=TURNS, asked=WORDS, shown=st.integers(0, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_a_template_writes_is_read_back(
     name: str, system: str | None, turns: list[tuple[str, int, str]], asked: str, shown: int
 ) -> None:

@@ -233,7 +233,7 @@ rows_of_a_batch = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     wishes=rows_of_a_batch,
     noise_seed=st.integers(0, 2**32),

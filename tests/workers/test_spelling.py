@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
@@ -19,7 +19,6 @@ TEXTS = st.text(st.sampled_from("abc xyz.\n\t éß你好😀🎉~\x00\xad"), max
 
 @pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, METASPACE], ids=["byte level", "metaspace"])
 @given(text=TEXTS)
-@settings(deadline=None)
 def test_the_tokens_of_a_text_spell_its_bytes(tokenizer: Any, text: str) -> None:
     spell = Spelling(tokenizer)
     ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -234,7 +234,7 @@ HOSTILE = st.lists(st.sampled_from([*MARKS, "user\n", "<|im_", "end|>", "\ue0000
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(system=HOSTILE, asked=HOSTILE, answered=HOSTILE, pictures=st.integers(0, 2))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_peoples_text_never_becomes_a_control_token_or_a_picture(
     name: str, system: list[str], asked: list[str], answered: list[str], pictures: int
 ) -> None:

@@ -143,7 +143,7 @@ def grid_by_the_rule(
     return {grid for grid in near if grid[0] * grid[1] == chosen}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(sides, sides, st.integers(1, 40), st.integers(1, 40), st.sampled_from([28, 112, 448, 1000]))
 @example(1250, 1000, 2, 2, 448)
 @example(896, 448, 1, 12, 448)
