@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 3  # test files at a time: most of what they do is to wait
+# Test files at a time: most of what they do is to wait.
+JOBS ?= 3
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
