@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from broker import foreign, orders, registry
 from broker.connection import connect, redis_errors
@@ -60,8 +60,10 @@ def _model_table(models: list[ModelInfo]) -> Table:
 
 
 def _worker_table(workers: list[WorkerInfo]) -> Table:
-    heads = ("worker", "model", "state", "engine", "device", "host", "pid", "running", "tokens/s")
-    table = Table(*heads, title="Workers")
+    heads = ("model", "state", "engine", "device", "host", "pid", "running", "tokens/s")
+    name = Column("worker", min_width=8)  # whole on any terminal: `drain` wants it
+    rest = (Column(head, overflow="fold") for head in heads)
+    table = Table(name, *rest, title="Workers", padding=0)
     for info in workers:
         state = f"loading {info.progress} %" if info.state == "loading" else info.state
         slots = f"{info.running}/{info.slots}"
