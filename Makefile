@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Test files at a time: most of what they do is to wait.
-JOBS ?= 3
+JOBS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

@@ -116,7 +116,7 @@ def test_an_attempt_after_a_restart_has_a_number_that_never_was(tmp_path: Path) 
         again = connect(url)
         attempt = claim(again, job_id).attempt
         assert 1 < attempt < 60_000
-        assert claim(again, job_id).attempt == attempt + 1
+        assert attempt < claim(again, job_id).attempt < 60_000
         fresh = make_job(again)
         again.expire(keys.job(fresh), keys.JOB_TTL_S)
         assert claim(again, fresh).attempt == 1

@@ -120,11 +120,13 @@ def test_an_upstream_that_dies_in_mid_answer_is_waited_for(
     api.signal(signal.SIGKILL)
     api.wait()
     until(lambda: near.info(worker) is None, "the worker takes no jobs")
-    (down,) = registry.down(near.redis)
-    assert (down.state, down.reason) == (
-        "unavailable",
-        f"{address.removeprefix('http://')} does not answer (ConnectError)",
-    )
+    reason = f"{address.removeprefix('http://')} does not answer (ConnectError)"
+
+    def is_told() -> bool:
+        (down,) = registry.down(near.redis)
+        return (down.state, down.reason) == ("unavailable", reason)
+
+    until(is_told, "the worker tells that it cannot connect")
     with pytest.raises(NoLiveWorker):
         ask(service, "later")
     far.start("api", "frontend", "api", HELIOGRAPH_API_PORT=address.rpartition(":")[2])
