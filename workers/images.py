@@ -40,7 +40,8 @@ def load_image(data: bytes, max_pixels: int) -> Image.Image:
         _check_size(*image.size, max_pixels)
         try:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would be another 100 MB
+            return _to_rgb(image)
         except Exception as error:  # decoders and EXIF readers raise whatever damage leads to
             raise InvalidImage(_DAMAGED) from error
 

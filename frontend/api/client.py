@@ -74,6 +74,19 @@ class Client:
             watcher.stop()
             watcher.close()
 
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Have a read that still waits after so long raise TimeoutError.
+
+        The socket's own limit begins anew with each byte, and the server reads until it has all
+        that it was asked for: a client that trickles would hold it for hours.
+        """
+        if self._socket is None:
+            yield
+            return
+        with gevent.Timeout(seconds, TimeoutError()):
+            yield
+
     def is_gone(self) -> bool:
         """Whether the client has closed the connection; does not block."""
         if self._socket is None or self._is_quiet:

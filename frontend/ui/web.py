@@ -1,4 +1,4 @@
-"""The plain HTTP parts of the chat page: stored pictures by address, and its content policy.
+"""The plain HTTP parts of the chat page: stored pictures by address, its content policy, its limit.
 
 The page may load nothing from other hosts: an answer that embeds a foreign picture cannot leak
 what was said. Pictures are served under their SHA-256, which nobody guesses.
@@ -46,6 +46,30 @@ class ContentPolicy:
             await send(message)
 
         await self._app(scope, receive, add_headers if scope["type"] == "http" else send)
+
+
+class BodyLimit:
+    """Middleware that refuses a body over `max_bytes`; Gradio would take any into memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and its body as long as that is within the limit."""
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._max_bytes:
+                raise HTTPException(
+                    413, f"The body is over {self._max_bytes:,} bytes, which is the limit."
+                )
+            return message
+
+        await self._app(scope, bounded if scope["type"] == "http" else receive, send)
 
 
 def picture_route(service: Service) -> Route:
