@@ -33,6 +33,7 @@ def load_image(data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         InvalidImage: the bytes are no picture of a known format, or are damaged.
         RequestTooLarge: the picture has too many pixels, or is too long and thin.
+        MemoryError: this process has no room for it.
     """
     if not data:
         raise InvalidImage("The picture is missing or has expired; upload it again.")
@@ -42,6 +43,8 @@ def load_image(data: bytes, max_pixels: int) -> Image.Image:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a copy would be another 100 MB
             return _to_rgb(image)
+        except MemoryError:  # says nothing about the picture
+            raise
         except Exception as error:  # decoders and EXIF readers raise whatever damage leads to
             raise InvalidImage(_DAMAGED) from error
 
@@ -97,6 +100,8 @@ def _open(data: bytes) -> Image.Image:
         raise RequestTooLarge("The picture has too many pixels; scale it down.") from error
     except UnidentifiedImageError as error:
         raise InvalidImage(_UNKNOWN) from error
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise InvalidImage(_DAMAGED) from error
 

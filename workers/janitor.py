@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 LOCK_S = 2
 """Twice the time between two sweeps: the next janitor need not wait long for a dead one's turn."""
-STRANDED_S = 3.0
+STRANDED_S = 2.0
 """A popped job that no worker has started after this time is put back."""
 AWAY_S = 3.0
 """After so long without Redis, all workers and readers get as long to renew their leases."""

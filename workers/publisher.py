@@ -81,6 +81,8 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.tokens = 0
         """Tokens published since the start."""
+        self.has_failed = False
+        """Whether the thread has ended by an error, so that nothing is told any more."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -96,6 +98,13 @@ class Publisher:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        try:
+            self._publish_until_stopped()
+        except Exception:
+            self.has_failed = True
+            log.exception("answers cannot be published any more")
+
+    def _publish_until_stopped(self) -> None:
         held: _Held = {}
         told: set[RunningJob] = set()
         turn_ends_s = 0.0

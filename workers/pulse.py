@@ -94,18 +94,22 @@ class Pulse:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            complaint = ""
             try:
                 self._beat()
                 self._outage.end("heartbeats")
             except RedisError as error:
                 self._outage.begin("heartbeats", error)
-            self._watch()
+            except Exception as error:  # with no pulse others take its jobs, and it would take more
+                log.exception("the pulse failed")
+                complaint = f"The pulse failed: {error!r}."
+            self._watch(complaint)
             self._wake.wait(PERIOD_S)
             self._wake.clear()
 
-    def _watch(self) -> None:
-        if self._watchdog is not None and (complaint := self._watchdog.complaint()):
-            with suppress(RedisError):
+    def _watch(self, complaint: str) -> None:
+        if self._watchdog is not None and (complaint := complaint or self._watchdog.complaint()):
+            with suppress(Exception):
                 self._tell_failure(complaint)
             self._watchdog.bite(complaint)
 

@@ -1,7 +1,7 @@
-"""Ends the process of an engine that hangs, which nothing inside the process can stop.
+"""Ends the process of an engine that hangs or is not heard, which nothing inside can stop or mend.
 
 A pass that does not come back, because a driver or a kernel hangs, would keep its jobs for ever,
-as the heartbeats go on beside it. So the pulse looks at how long the engine has been at it.
+as the heartbeats go on beside it, and so would a publisher that failed. So the pulse looks at both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Watchdog:
         self._worker = worker
 
     def complaint(self) -> str:
-        """Say what is wrong with the engine; empty if nothing is."""
+        """Say what is wrong with the worker; empty if nothing is."""
+        if self._worker.is_mute:
+            return "Nothing that the engine says can be told any more."
         if not 0 < self._limit_s < self._worker.pass_s:
             return ""
         return f"The engine has been in one pass for {self._worker.pass_s:.0f} s, it hangs."
@@ -41,5 +43,7 @@ class Watchdog:
         """Give the jobs away, counting a death for each, and end the process without a return."""
         log.critical("%s This process ends; below is where its threads are.", complaint)
         faulthandler.dump_traceback()
-        self._worker.abandon()
-        os._exit(BROKEN)
+        try:
+            self._worker.abandon()
+        finally:  # whatever fails now: it must not stay
+            os._exit(BROKEN)

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 
 import redis
@@ -34,7 +35,7 @@ from broker.loss import Fate
 from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S, Outage
 from broker.queues import GenerateJob, model_queue
 from workers import ending
-from workers.engines.base import Engine, Upstream
+from workers.engines.base import Engine, EngineBroken, Upstream
 from workers.generation import Generation
 from workers.intake import LEASE_S, POP_TIMEOUT_S, Intake
 from workers.last_lines import LastLines
@@ -92,6 +93,7 @@ class BatchWorker(BaseWorker):
         self.birth_date = now()
         self._slot_freed = threading.Condition()
         self._stopping = threading.Event()
+        self._taking: Future[None] | None = None
         self._drain_s = drain_s
         self._is_broken = False
         self._paused: bool | None = None
@@ -129,6 +131,11 @@ class BatchWorker(BaseWorker):
         return self._runner.pass_s
 
     @property
+    def is_mute(self) -> bool:
+        """Whether nothing that is computed can be told any more."""
+        return self._publisher.has_failed
+
+    @property
     def tokens(self) -> int:
         """Tokens published since the start."""
         return self._publisher.tokens
@@ -153,7 +160,7 @@ class BatchWorker(BaseWorker):
         Redis may go away and come back at any time: the worker waits for it and never exits.
 
         Raises:
-            EngineBroken: the engine is of no more use; its death is counted for running jobs.
+            EngineBroken: this process is of no more use; its death is counted for running jobs.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -167,17 +174,28 @@ class BatchWorker(BaseWorker):
 
     def _run_until_stopped(self) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
-            taking = pool.submit(self._take_jobs)
+            self._taking = pool.submit(self._take_jobs)
             try:
-                self._runner.run()
-            except BaseException as error:  # nothing that runs here will end by itself
-                self._drain_s = 0.0
-                self._is_broken = True
-                log.error("the engine broke: %s", error)
-                raise
+                with self._breaking("the engine"):
+                    self._runner.run()
             finally:  # an engine that broke must not leave a worker that lives and does nothing
                 self._stopping.set()
-        taking.result()
+        with self._breaking("taking jobs"):
+            self._taking.result()
+
+    @contextmanager
+    def _breaking(self, what: str) -> Iterator[None]:
+        """Break this worker if an error comes out: nothing that runs here will end by itself."""
+        try:
+            yield
+        except BaseException as error:
+            self._drain_s = 0.0
+            self._is_broken = True
+            if isinstance(error, EngineBroken) or not isinstance(error, Exception):
+                log.error("%s broke: %s", what, error)
+                raise
+            log.exception("%s broke", what)
+            raise EngineBroken(f"{what} broke: {error!r}") from error
 
     def _leave(self) -> None:
         """Say all that there is to say, and hand over what is not done."""
@@ -197,9 +215,12 @@ class BatchWorker(BaseWorker):
             log.warning("Redis does not answer, leaving without a word: %s", error)
 
     def abandon(self) -> None:
-        """Give all jobs away at once, as one whose engine broke; the process must end then."""
+        """Give all jobs away, as one whose engine broke; the process must end then."""
         self._is_broken = True
+        self._drain_s = 0.0
         self._stopping.set()
+        if self._taking is not None:  # a pop under way would get the very jobs that are given away
+            wait([self._taking], POP_TIMEOUT_S + 0.5)
         self._leave()
 
     def _take_jobs(self) -> None:
