@@ -62,7 +62,7 @@ class ChatPage:
     def open(self, query: str = "", model: str | None = None) -> ChatPage:
         """Load the page and wait until it is ready, with `model` chosen."""
         self.page.goto(self.address + "/" + query)
-        expect(self.button("Send")).to_be_enabled(timeout=60_000)
+        expect(self.button("Send")).to_be_enabled(timeout=20_000)
         if model is not None:
             expect(self.model).to_have_value(model, timeout=10_000)
         self.page.evaluate(_WATCH)
