@@ -1,4 +1,4 @@
-"""What is left to do when a job's terminal event is written: the chat log, RQ's counters, its slot.
+"""What is left to do when a job has ended: RQ's records of it, the chat log, the counters.
 
 The reader has the whole answer by then, so nothing here is tried twice: what RQ keeps of a job that
 could not be closed goes with its lease.
