@@ -72,22 +72,21 @@ class Service:
         self.settings = settings
         self._offload = offload
         self._redis = connect(settings.url)
-        # Whoever asks for something waits for one attempt only, so that a refusal comes in time.
+        # One attempt only: a refusal comes in time, and open streams, which try again by
+        # themselves, can say between two tries that they live.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
-        # Open streams try again by themselves; between two tries they can say that they live.
-        self._reads = connect(settings.url, retry=False)
         outage = Outage()
-        self._subscriber = Subscriber(self._reads, outage)
+        self._subscriber = Subscriber(self._once, outage)
         self.readers = Readers(self._redis, outage)
         self.fleet = Fleet(settings, self._once)
-        self._line = Line(self._reads, self.fleet)
+        self._line = Line(self._once, self.fleet)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""
         self._subscriber.close()
         self.readers.close()
-        for client in (self._redis, self._once, self._reads):
+        for client in (self._redis, self._once):
             client.close()
 
     def ping(self) -> None:

@@ -10,6 +10,7 @@ import redis
 from hypothesis import settings
 
 from broker.connection import connect
+from tests.chaos import FIGURES
 from tests.pictures import scene
 from tests.stack import Stack, embedded_valkey, real_redis
 
@@ -85,3 +86,14 @@ def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def red_circle() -> bytes:
     return scene(("circle", "red", (112, 112)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the lines of figures of tests/chaos."""
+    reports = [each for kind in terminalreporter.stats.values() for each in kind]
+    ended = [each for each in reports if getattr(each, "when", "") == "teardown"]
+    lines = [line for each in ended for name, line in each.user_properties if name == FIGURES]
+    if lines:
+        terminalreporter.section("faults")
+    for line in lines:
+        terminalreporter.write_line(line)

@@ -7,11 +7,10 @@ from functools import partial
 
 import pytest
 
+from tests.chaos import FIGURES
 from tests.chaos.cases import Case
 
 SHORT_RUNS = 2
-_LINE = "line of figures"
-"""Property of a test, which reaches the summary from other processes too."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,20 +33,10 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     made = Case(request.node.name.removeprefix("test_"))
     yield made
     if made.runs:
-        request.node.user_properties.append((_LINE, made.line()))
+        request.node.user_properties.append((FIGURES, made.line()))
 
 
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Where a test writes a line of figures of its own."""
-    return partial(record_property, _LINE)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [each for kind in terminalreporter.stats.values() for each in kind]
-    ended = [each for each in reports if getattr(each, "when", "") == "teardown"]
-    lines = [line for each in ended for name, line in each.user_properties if name == _LINE]
-    if lines:
-        terminalreporter.section("faults")
-    for line in lines:
-        terminalreporter.write_line(line)
+    return partial(record_property, FIGURES)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 def server(process: Process) -> psutil.Process:
     """The process that serves the connections of an API."""
-    (child,) = psutil.Process(process.pid).children()
+    (child,) = until(psutil.Process(process.pid).children, "the API has started its process")
     return child
 
 
