@@ -41,6 +41,11 @@ class Intake:
         self._client = client
         self._worker = worker
 
+    @property
+    def model(self) -> str:
+        """Whose jobs they are."""
+        return self._queue.name
+
     def pop(self, count: int) -> list[str]:
         """Wait up to `POP_TIMEOUT_S` for a job; return the ids of up to `count` that wait."""
         key, intermediate = self._queue.key, intermediate_key(self._queue.name)

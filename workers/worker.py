@@ -1,7 +1,7 @@
 """`BatchWorker`: an RQ worker that keeps many jobs running at once, in one process.
 
-One thread pops as many jobs as there are free slots, claims them and hands them to the engine,
-which keeps the thread that loaded it; a pulse once a second renews the worker's own key and every
+One thread takes jobs as there are free slots (`workers.taking`) and hands them to the engine, which
+keeps the thread that loaded it; a pulse once a second renews the worker's own key and every
 running job's lease. RQ's records stay true for RQ's own tools; the terminal event in the job's log
 is what readers rely on. Never forks: a forked child cannot use the parent's GPU.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -27,12 +26,12 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import images, orders
+from broker import images
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
 from broker.loss import Fate
-from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S, Outage
+from broker.outage import Outage
 from broker.queues import GenerateJob, model_queue
 from workers import ending
 from workers.engines.base import Engine, EngineBroken, Upstream
@@ -43,15 +42,13 @@ from workers.publisher import NO_USAGE, Ended, Publisher
 from workers.relay import Relay
 from workers.running import Runner, RunningJob
 from workers.scheduler import Output
+from workers.taking import Taking
 from workers.turnover import Turnover
 
 log = logging.getLogger(__name__)
 
 _SWITCH_S = 0.0005
 """The engine's thread gets the interpreter back from the others after so long, not after 5 ms."""
-
-
-_SUSPECTS_PAUSE_S = 0.2
 
 
 class BatchWorker(BaseWorker):
@@ -91,12 +88,9 @@ class BatchWorker(BaseWorker):
         self.engine = engine
         self.running_jobs: dict[str, RunningJob] = {}
         self.birth_date = now()
-        self._slot_freed = threading.Condition()
-        self._stopping = threading.Event()
-        self._taking: Future[None] | None = None
+        self._took: Future[None] | None = None
         self._drain_s = drain_s
         self._is_broken = False
-        self._paused: bool | None = None
         self._last_lines = last_lines
         self._turnover = Turnover()
         self.outage = outage
@@ -108,6 +102,15 @@ class BatchWorker(BaseWorker):
             outage=outage,
         )
         self._runner = self._start_runner(engine)
+        self._taking = Taking(
+            self.redis,
+            self._intake,
+            self._runner,
+            self.running_jobs,
+            self._keep,
+            self._start,
+            outage,
+        )
 
     def _start_runner(self, engine: Engine | Upstream) -> Runner:
         if isinstance(engine, Upstream):
@@ -143,12 +146,12 @@ class BatchWorker(BaseWorker):
     @property
     def job_s(self) -> float:
         """Seconds that a job holds its slot; 0 if that is not known, or no job is taken."""
-        return 0.0 if self._paused else self._turnover.mean_s
+        return 0.0 if self._taking.is_paused else self._turnover.mean_s
 
     @property
     def is_draining(self) -> bool:
         """Whether it takes no more jobs and ends when the running ones have."""
-        return self._stopping.is_set()
+        return self._taking.is_stopping
 
     def get_heartbeat_ttl(self, job: object) -> int:
         """Seconds that a running job's lease lasts without a pulse."""
@@ -174,14 +177,14 @@ class BatchWorker(BaseWorker):
 
     def _run_until_stopped(self) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="jobs") as pool:
-            self._taking = pool.submit(self._take_jobs)
+            self._took = pool.submit(self._take_jobs)
             try:
                 with self._breaking("the engine"):
                     self._runner.run()
             finally:  # an engine that broke must not leave a worker that lives and does nothing
-                self._stopping.set()
+                self._taking.stop()
         with self._breaking("taking jobs"):
-            self._taking.result()
+            self._took.result()
 
     @contextmanager
     def _breaking(self, what: str) -> Iterator[None]:
@@ -218,80 +221,41 @@ class BatchWorker(BaseWorker):
         """Give all jobs away, as one whose engine broke; the process must end then."""
         self._is_broken = True
         self._drain_s = 0.0
-        self._stopping.set()
-        if self._taking is not None:  # a pop under way would get the very jobs that are given away
-            wait([self._taking], POP_TIMEOUT_S + 0.5)
+        self._taking.stop()
+        if self._took is not None:  # a pop under way would get the very jobs that are given away
+            wait([self._took], POP_TIMEOUT_S + 0.5)
         self._leave()
 
     def _take_jobs(self) -> None:
         """Take jobs until asked to stop; then wait for the running ones, and stop the engine."""
         try:
-            self._take_until_stopped()
-            deadline = time.monotonic() + self._drain_s
-            with self._slot_freed:
-                while self.running_jobs and (left := deadline - time.monotonic()) > 0:
-                    self._slot_freed.wait(left)
+            self._taking.run()
+            self._taking.wait_until_idle(self._drain_s)
         finally:
             self._runner.stop()
-
-    def _take_until_stopped(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stopping.is_set():
-            try:
-                self._take()
-                pause_s = FIRST_PAUSE_S
-            except RedisError as error:
-                self.outage.begin("new jobs", error)
-                self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _on_signal(self, number: int, _: object) -> None:
         self.drain(signal.Signals(number).name)
 
     def drain(self, reason: str) -> None:
         """Take no new jobs, and let `work` return when the running ones have ended."""
-        if not self._stopping.is_set():
+        if not self.is_draining:
             log.info("got %s, no new jobs are taken", reason)
-            self._stopping.set()
+            self._taking.stop()
 
     def pause(self, paused: bool) -> None:
         """Take no new jobs for a while; running ones go on."""
-        if paused != (self._paused or False):
-            log.info("new jobs are %s", "not taken, the model is paused" if paused else "taken")
-        self._paused = paused
-        with self._slot_freed:
-            self._slot_freed.notify()
-
-    @property
-    def _takes_jobs(self) -> bool:
-        return not (self._stopping.is_set() or self._paused or self._runner.trouble)
-
-    def _take(self) -> None:
-        if self._paused is None:
-            self.pause(self.queue.name in orders.paused(self.redis))
-        with self._slot_freed:
-            free = self._runner.slots - len(self.running_jobs)
-            if free <= 0 or not self._takes_jobs:
-                self._slot_freed.wait(POP_TIMEOUT_S)
-                return
-        job_ids = self._intake.pop(free)
-        self.outage.end("new jobs")
-        if not self._takes_jobs:  # it came while this thread waited for jobs
-            self._intake.put_back(job_ids)
-            return
-        job_ids = [job_id for job_id in job_ids if not self._keep(job_id)]
-        spare_suspects = any(job.is_suspect for job in tuple(self.running_jobs.values()))
-        claimed = self._intake.claim(job_ids, spare_suspects=spare_suspects)
-        self.running_jobs |= {job.id: job for job in claimed}
-        for job in claimed:
-            self.execute_job(job.job, self.queue)
-        if job_ids and not claimed:  # suspects that wait for one another are popped again and again
-            self._stopping.wait(_SUSPECTS_PAUSE_S)
+        self._taking.pause(paused)
 
     def _keep(self, job_id: str) -> bool:
         """Go on with a job that was popped although it runs here; False if it does not."""
         running = self.running_jobs.get(job_id)
         return running is not None and self._settle(running, self._intake.keep(running))
+
+    def _start(self, claimed: Sequence[RunningJob]) -> None:
+        self.running_jobs |= {job.id: job for job in claimed}
+        for job in claimed:
+            self.execute_job(job.job, self.queue)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a claimed job to the engine and return; it completes on the publisher's thread."""
@@ -315,8 +279,7 @@ class BatchWorker(BaseWorker):
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
             self._turnover.note(time.monotonic() - end.job.began_s)
-        with self._slot_freed:
-            self._slot_freed.notify()
+        self._taking.note_freed()
         ending.close(self.redis, self._intake, self.name, self.key, ended)
 
     def _forget(self, job: RunningJob) -> None:
@@ -362,8 +325,7 @@ class BatchWorker(BaseWorker):
     def _leave_alone(self, job: RunningJob) -> None:
         if self.running_jobs.get(job.id) is job:
             del self.running_jobs[job.id]
-        with self._slot_freed:
-            self._slot_freed.notify()
+        self._taking.note_freed()
 
     def renew(self, pipe: redis.client.Pipeline) -> None:
         """Queue on `pipe` the renewal of RQ's worker record and of every running job's lease.
