@@ -114,6 +114,26 @@ class KeyReused(InvalidRequest):
     code = "idempotency_key_reused"
 
 
+class ChatNotFound(InvalidRequest):
+    """The chat was deleted, has expired, or is somebody else's."""
+
+    status = 404
+    code = "chat_not_found"
+
+
+class ChatChanged(InvalidRequest):
+    """The chat was changed by somebody else since it was read."""
+
+    status = 409
+    code = "chat_changed"
+
+
+class ChatTooLarge(RequestTooLarge):
+    """A chat, or the number of chats of one owner, is at its limit."""
+
+    code = "chat_too_large"
+
+
 class QueueFull(HeliographError):
     """The model's queue is at its bound; the request was not accepted."""
 
