@@ -255,7 +255,7 @@ def test_the_number_of_chats_is_bounded_and_expired_ones_do_not_count(
 ) -> None:
     monkeypatch.setattr(chats, "MAX_CHATS", 3)
     kept = [store.save(new_chat(owner).ask(f"chat {n}")) for n in range(3)]
-    with pytest.raises(ChatTooLarge, match="You have 3 chats, which is the limit. Delete one"):
+    with pytest.raises(ChatTooLarge, match=r"You have 3 chats, which is the limit. Delete one"):
         store.save(new_chat(owner).ask("one too many"))
     kept[0] = store.save(kept[0].ask("old ones go on"))
     store.delete(kept[1])
@@ -275,10 +275,10 @@ def test_turns_and_bytes_are_bounded(store: Chats, owner: str) -> None:
         sent = chat.send(job)
         assert sent.last is not None
         chat = sent.with_last(sent.last.model_copy(update={"text": "yes", "finish": "stop"}))
-    with pytest.raises(ChatTooLarge, match="This chat has 200 turns, which is the limit. Begin"):
+    with pytest.raises(ChatTooLarge, match=r"This chat has 200 turns, which is the limit. Begin"):
         chat.ask("one more")
     assert store.save(chat).version == 1
-    with pytest.raises(ChatTooLarge, match="over 2 MiB, which is the limit. Begin a new one"):
+    with pytest.raises(ChatTooLarge, match=r"over 2 MiB, which is the limit. Begin a new one"):
         store.save(new_chat(owner).ask("x" * chats.MAX_BYTES))
 
 
