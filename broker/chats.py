@@ -108,7 +108,7 @@ class Chats:
                 return self._save(how(self.read(owner, chat_id)))
             except ChatChanged:
                 continue
-        raise _changed()
+        raise ChatChanged
 
     @redis_errors()
     def save(self, chat: Chat) -> Chat:
@@ -218,19 +218,12 @@ def _check_version(pipe: Pipeline, chat: Chat) -> None:
     if version is None and chat.version:
         raise ChatNotFound("This chat was deleted in another tab. Begin a new one.")
     if int(version or 0) != chat.version:
-        raise _changed()
+        raise ChatChanged
 
 
 def _execute(pipe: Pipeline, kept: Chat) -> Chat:
     try:
         pipe.execute()
     except WatchError:
-        raise _changed() from None
+        raise ChatChanged from None
     return kept
-
-
-def _changed() -> ChatChanged:
-    return ChatChanged(
-        "This chat was changed in another tab a moment ago. Here it is as it is now; say again "
-        "what you want."
-    )

@@ -79,8 +79,10 @@ class Answer(_Record):
         return self.model_copy(update={"seen": str(seen), "text": text} | told)
 
     def fail(self, error: ErrorBody) -> Answer:
-        """The answer with the reason why no more of it comes, unless it has ended."""
-        return self if self.has_ended else self.model_copy(update={"error": error})
+        """The answer with the reason why no more of it comes, unless it has another end."""
+        if self.error or self.finish in ("stop", "length"):
+            return self
+        return self.model_copy(update={"error": error})
 
 
 class Turn(_Record):
@@ -187,6 +189,12 @@ class Chat(_Record):
     def with_last(self, answer: Answer) -> Chat:
         """With another answer of the last turn."""
         return self._end_with(self.turns[-1].model_copy(update={"answer": answer}))
+
+    def fail(self, job: str, error: ErrorBody) -> Chat:
+        """With the reason why no more of a job's answer comes, if it is the last one's."""
+        if self.last is None or self.last.job != job:
+            return self
+        return self.with_last(self.last.fail(error))
 
     def with_vote(self, job: str, vote: Vote) -> Chat:
         """With a vote on the answer of a job."""

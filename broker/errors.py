@@ -127,6 +127,12 @@ class ChatChanged(InvalidRequest):
     status = 409
     code = "chat_changed"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "This chat was changed in another tab. Here it is as it is now; say again what you "
+            "want."
+        )
+
 
 class ChatTooLarge(RequestTooLarge):
     """A chat, or the number of chats of one owner, is at its limit."""

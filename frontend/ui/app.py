@@ -56,7 +56,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
 
     from frontend.ui.handlers import Handlers
     from frontend.ui.page import build_page
-    from frontend.ui.web import BodyLimit, ContentPolicy, picture_route
+    from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, picture_route
 
     service = Service(settings)
     demo = build_page(Handlers(service, uploads), settings)
@@ -83,6 +83,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
             "routes": [picture_route(service)],
             "middleware": [
                 Middleware(ContentPolicy),
+                Middleware(OwnerCookie),
                 Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             ],
         },

@@ -8,10 +8,10 @@ from typing import Any, get_args
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from broker.feedback import Vote
 from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.service import Service
-from frontend.ui.conversation import Session
 from frontend.ui.handlers import Handlers
 from frontend.ui.markup import LATEX_DELIMITERS
 
@@ -21,6 +21,7 @@ EXAMPLES = (
     (HERE / "examples" / "five-shapes.png", "How many shapes are there?"),
 )
 
+KEEP_ADDRESS = (HERE / "address.js").read_text()
 REFRESH_S = 5.0
 MAX_STREAMS = 200
 """Answers that one process shows at a time; the readers of others wait, their jobs do not."""
@@ -48,7 +49,9 @@ class Page:
     """The components, then the events."""
 
     def __init__(self, demo: gr.Blocks, handlers: Handlers, settings: Settings) -> None:
-        self.session = gr.State(Session())
+        self.known: gr.State = gr.State([])
+        # Kept by the browser, so that any process goes on with the chat.
+        self.bookmark = gr.Textbox("", visible="hidden", show_label=False, container=False)
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>",
             elem_id="heading",
@@ -113,6 +116,7 @@ class Page:
                     info="Default scales large images down; the others also change the shape",
                     interactive=True,
                 ),
+                gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
             ]
 
     def _build_chat(self) -> None:
@@ -124,6 +128,7 @@ class Page:
             latex_delimiters=LATEX_DELIMITERS,
             buttons=["copy"],
             feedback_options=None,
+            editable="user",
             placeholder="Choose an example, or send a picture and ask.",
             elem_id="chat",
         )
@@ -141,47 +146,52 @@ class Page:
     def _connect(self, demo: gr.Blocks, handlers: Handlers) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.clear]
         buttons += [self.upvote, self.downvote, self.flag]
-        inputs = [self.chat, self.message, self.picture, self.line]
+        shown = [self.chat, self.line, self.bookmark, *buttons]
+        tab = [self.bookmark, self.model]
         # Not preprocessed: opening the picture is the service's, which says what is wrong with it.
+        raw: dict[str, Any] = {"preprocess": False, **QUIET}
         asked = gr.on(
             [self.send.click, self.message.submit],
             handlers.send,
-            [self.session, self.model, self.message, self.picture, *self.parameters],
-            [*inputs, *buttons],
-            preprocess=False,
-            **QUIET,
+            [*tab, self.message, self.picture, *self.parameters],
+            [self.message, self.picture, *shown],
+            **raw,
         )
-        again = self.regenerate.click(
+        again = gr.on(
+            [self.regenerate.click, self.chat.retry],
             handlers.regenerate,
-            [self.session, self.model, *self.parameters],
-            [self.chat, self.line, *buttons],
-            preprocess=False,
-            **QUIET,
+            [*tab, *self.parameters],
+            shown,
+            **raw,
         )
-        for event in (asked, again):
+        edited = self.chat.edit(handlers.edit, [*tab, *self.parameters], shown, **raw)
+        opened = demo.load(handlers.open, None, [*self.parameters, *shown], **raw)
+        for event in (asked, again, edited, opened):
             event.then(
                 handlers.stream,
-                [self.session],
+                [self.bookmark],
                 [self.chat, self.line],
                 concurrency_id="streams",
                 **QUIET,
-            ).then(handlers.settle, [self.session], buttons, **QUIET)
-        self.stop.click(handlers.stop, None, None, queue=False, **QUIET)
-        self.clear.click(handlers.clear, [self.session], [*inputs, *buttons], **QUIET)
-        self.upvote.click(handlers.vote("upvote"), [self.session], [self.line, *buttons], **QUIET)
-        self.downvote.click(
-            handlers.vote("downvote"), [self.session], [self.line, *buttons], **QUIET
+            ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
+        self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
+        self.chat.undo(handlers.undo, [self.bookmark], [self.message, *shown], **raw)
+        self.clear.click(handlers.clear, None, [self.message, self.picture, *shown], **raw)
+        votes: tuple[tuple[gr.Button, Vote], ...] = (
+            (self.upvote, "upvote"),
+            (self.downvote, "downvote"),
+            (self.flag, "flag"),
         )
-        self.flag.click(handlers.vote("flag"), [self.session], [self.line, *buttons], **QUIET)
-        self.picture.upload(
-            handlers.check, [self.picture], [self.picture, self.line], preprocess=False, **QUIET
-        )
+        for button, kind in votes:
+            voted = [self.line, self.bookmark, *buttons]
+            button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
+        self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
+        self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)
         refresh: dict[str, Any] = {
             "fn": handlers.refresh,
-            "inputs": [self.session, self.model],
-            "outputs": [self.model, self.notice],
-            "preprocess": False,
+            "inputs": [*tab, self.known],
+            "outputs": [self.model, self.notice, self.known],
         }
-        demo.load(**refresh, **QUIET)
-        gr.Timer(REFRESH_S).tick(**refresh, **QUIET)
+        demo.load(**refresh, **raw)
+        gr.Timer(REFRESH_S).tick(**refresh, **raw)
         demo.unload(handlers.leave)

@@ -1,4 +1,4 @@
-"""The plain HTTP parts of the chat page: stored pictures by address, its content policy, its limit.
+"""The plain HTTP parts of the chat page: stored pictures by address, cookie, content policy, limit.
 
 The page may load nothing from other hosts: an answer that embeds a foreign picture cannot leak
 what was said. Pictures are served under their SHA-256, which nobody guesses.
@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker import keys
 from broker.errors import HeliographError
 from frontend.service import Service
+from frontend.ui import tabs
 from frontend.ui.markup import PICTURES
 
 # Gradio's own page needs inline scripts and styles, and its HTML component compiles its template.
@@ -46,6 +48,33 @@ class ContentPolicy:
             await send(message)
 
         await self._app(scope, receive, add_headers if scope["type"] == "http" else send)
+
+
+class OwnerCookie:
+    """Middleware that gives each browser a cookie of its own with the page, and renews it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; change nothing but the headers of the page itself."""
+
+        async def add_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                response = Response()
+                response.set_cookie(
+                    tabs.COOKIE,
+                    tabs.known_token(Request(scope).cookies) or tabs.new_token(),
+                    max_age=keys.CHAT_TTL_S,
+                    httponly=True,
+                    samesite="lax",
+                    secure=scope["scheme"] == "https",
+                )
+                MutableHeaders(scope=message).append("Set-Cookie", response.headers["Set-Cookie"])
+            await send(message)
+
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        await self._app(scope, receive, add_cookie if is_page else send)
 
 
 class BodyLimit:
