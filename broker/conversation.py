@@ -211,6 +211,10 @@ class Chat(_Record):
         line = " ".join(title.split())[:MAX_TITLE]
         return self.model_copy(update={"title": line or self.first_words})
 
+    def with_link(self, token: str) -> Chat:
+        """With the token of a link that shows it; an empty one revokes the link."""
+        return self.model_copy(update={"share": token})
+
     @property
     def first_words(self) -> str:
         """A title for a chat that has none."""

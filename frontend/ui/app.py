@@ -55,11 +55,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     from starlette.middleware import Middleware
 
     from frontend.ui.handlers import Handlers
+    from frontend.ui.history import History
     from frontend.ui.page import build_page
-    from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, picture_route
+    from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service = Service(settings)
-    demo = build_page(Handlers(service, uploads), settings)
+    demo = build_page(Handlers(service, uploads), History(service), settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -80,7 +81,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         css_paths=Path(__file__).with_name("style.css"),
         app_kwargs={
             "openapi_url": None,
-            "routes": [picture_route(service)],
+            "routes": [picture_route(service), chat_route(service)],
             "middleware": [
                 Middleware(ContentPolicy),
                 Middleware(OwnerCookie),

@@ -27,6 +27,7 @@ from frontend.ui.reading import TabReaders
 from frontend.ui.shown import (
     BUTTONS,
     PARAMETERS,
+    PARTS,
     SHOWN,
     Outputs,
     body_of,
@@ -35,6 +36,8 @@ from frontend.ui.shown import (
     line_of,
     owner,
     parameters,
+    read_only,
+    resume,
     shown,
     unchanged,
 )
@@ -54,15 +57,19 @@ class Handlers:
         self._readers = TabReaders(service.readers)
 
     def open(self, request: gr.Request) -> Outputs:
-        """Show the chat of the address. Gives the parameters and what is shown."""
-        chat_id = dict(request.query_params).get("chat")
-        if not chat_id:
-            return unchanged(PARAMETERS + SHOWN)
+        """Show the chat of the address. Gives parameters, what is shown, and what may be done."""
+        asked = dict(request.query_params)
         try:
-            chat = self._service.chats.read(owner(request), chat_id)
+            if asked.get("share"):
+                chat = self._service.chats.shared(asked["share"])
+                return (*unchanged(PARAMETERS), *read_only(chat))
+            if not asked.get("chat"):
+                return unchanged(PARAMETERS + SHOWN + PARTS)
+            chat = self._service.chats.read(owner(request), asked["chat"])
+            return (*parameters(chat), *shown(chat), *resume(chat))
         except Exception as failure:
-            return (*unchanged(PARAMETERS), *shown(new_chat(""), line_of(failure)))
-        return (*parameters(chat), *shown(chat))
+            page = shown(new_chat(""), line_of(failure))
+            return (*unchanged(PARAMETERS), *page, *unchanged(PARTS))
 
     def send(
         self,
@@ -91,6 +98,8 @@ class Handlers:
         self, bookmark: str | None, model: str | None, request: gr.Request, *chosen: Any
     ) -> Outputs:
         """Have the last question answered again. Gives what is shown."""
+        if not bookmark:
+            return unchanged(SHOWN)
         return self._ask(bookmark, model, request, chosen, Chat.ask_again)[1]
 
     def edit(
@@ -102,6 +111,8 @@ class Handlers:
         *chosen: Any,
     ) -> Outputs:
         """Ask an earlier question in other words; what came after it goes. Gives what is shown."""
+        if not bookmark:
+            return unchanged(SHOWN)
 
         def change(chat: Chat) -> Chat:
             return chat.edit(turn_at(chat, int(edited.index)), as_text(str(edited.value)))  # type: ignore[arg-type]
@@ -137,7 +148,8 @@ class Handlers:
             if chat.under_way:
                 return False, unchanged(SHOWN)
             line = self._submit(change(choose(chat, model, *chosen)), request)
-            return True, shown(self._service.chats.read(chat.owner, chat.id), line)
+            chat = self._service.chats.read(chat.owner, chat.id)
+            return True, shown(chat, line or (wording.note("sent") if chat.under_way else None))
         except Exception as failure:
             return False, self._refuse(chat, failure)
 
@@ -162,7 +174,7 @@ class Handlers:
         )
 
     def _submit(self, asked: Chat, request: gr.Request) -> str:
-        """Put a chat's question on its model's queue; return the line to show.
+        """Put a chat's question on its model's queue; return what went wrong as a line, if it did.
 
         Raises:
             InvalidRequest: it cannot be asked like this. What may work later is not raised: the
@@ -186,7 +198,7 @@ class Handlers:
             self._service.chats.save(asked)
             return wording.error(failure.body)
         self._readers.arrive(request.session_hash or "", job.id, reader)
-        return wording.note("sent")
+        return ""
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow, from where it is. Gives chat and line.
@@ -196,10 +208,16 @@ class Handlers:
         tab = request.session_hash or ""
         try:
             chat = self._read(bookmark, request)
-        except HeliographError:
-            chat = new_chat("")  # whoever asked was told
+        except HeliographError as failure:
+            yield gr.skip(), line_of(failure)
+            return
         told = chat.under_way
-        if told is None or not self._readers.show(tab, told.job):
+        if told is None:
+            self._readers.end(tab, has_ended=True)
+            is_news = chat.version != Bookmark.parse(bookmark).version
+            yield shown(chat)[:2] if is_news else unchanged(2)
+            return
+        if not self._readers.show(tab, told.job):
             # Gradio empties the outputs of a generator that yields nothing.
             yield unchanged(2)
             return
@@ -293,9 +311,7 @@ class Handlers:
             return None, line_of(failure)
         return gr.skip(), ""
 
-    def refresh(
-        self, bookmark: str | None, chosen: str | None, known: list[str], request: gr.Request
-    ) -> Outputs:
+    def refresh(self, chosen: str | None, known: list[str], request: gr.Request) -> Outputs:
         """Bring the list of models up to date. Gives dropdown, notice and the list.
 
         What is chosen stays chosen, even when its workers are gone; at first that is the chat's,

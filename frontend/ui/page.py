@@ -12,8 +12,11 @@ from broker.feedback import Vote
 from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.service import Service
+from frontend.ui.chats_panel import QUIET, ChatsPanel
 from frontend.ui.handlers import Handlers
+from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
+from frontend.ui.shown import Outputs
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -26,20 +29,19 @@ REFRESH_S = 5.0
 MAX_STREAMS = 200
 """Answers that one process shows at a time; the readers of others wait, their jobs do not."""
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-
 
 def build_demo(service: Service, settings: Settings) -> gr.Blocks:
     """Build the page; `frontend.ui.app` serves it."""
-    return build_page(Handlers(service, Path(get_upload_folder())), settings)
+    handlers = Handlers(service, Path(get_upload_folder()))
+    return build_page(handlers, History(service), settings)
 
 
-def build_page(handlers: Handlers, settings: Settings) -> gr.Blocks:
+def build_page(handlers: Handlers, history: History, settings: Settings) -> gr.Blocks:
     """Build the page over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
-        Page(demo, handlers, settings)
+        Page(demo, handlers, history, settings)
     demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
     built: gr.Blocks = demo
     return built
@@ -48,21 +50,26 @@ def build_page(handlers: Handlers, settings: Settings) -> gr.Blocks:
 class Page:
     """The components, then the events."""
 
-    def __init__(self, demo: gr.Blocks, handlers: Handlers, settings: Settings) -> None:
+    def __init__(
+        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
+    ) -> None:
         self.known: gr.State = gr.State([])
         # Kept by the browser, so that any process goes on with the chat.
-        self.bookmark = gr.Textbox("", visible="hidden", show_label=False, container=False)
+        self.bookmark, self.resume = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        )
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>",
             elem_id="heading",
             padding=False,
         )
         with gr.Row(elem_id="page"):
-            with gr.Column(scale=3, min_width=260, elem_id="side"):
+            with gr.Column(scale=3, min_width=260, elem_id="side") as self.side:
                 self._build_side(settings)
+                self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
                 self._build_chat()
-        self._connect(demo, handlers)
+        self._connect(demo, handlers, history)
 
     def _build_side(self, settings: Settings) -> None:
         self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
@@ -133,17 +140,17 @@ class Page:
             elem_id="chat",
         )
         self.line = gr.HTML(elem_id="line", padding=False)
-        with gr.Row(elem_id="ask"):
+        with gr.Row(elem_id="ask") as self.ask:
             self.message.render()  # type: ignore[no-untyped-call]
             self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
             self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
-        with gr.Row(elem_id="after"):
+        with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
 
-    def _connect(self, demo: gr.Blocks, handlers: Handlers) -> None:
+    def _connect(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.clear]
         buttons += [self.upvote, self.downvote, self.flag]
         shown = [self.chat, self.line, self.bookmark, *buttons]
@@ -165,9 +172,8 @@ class Page:
             **raw,
         )
         edited = self.chat.edit(handlers.edit, [*tab, *self.parameters], shown, **raw)
-        opened = demo.load(handlers.open, None, [*self.parameters, *shown], **raw)
-        for event in (asked, again, edited, opened):
-            event.then(
+        for then in (asked.then, again.then, edited.then, self.resume.change):
+            then(
                 handlers.stream,
                 [self.bookmark],
                 [self.chat, self.line],
@@ -185,13 +191,17 @@ class Page:
         for button, kind in votes:
             voted = [self.line, self.bookmark, *buttons]
             button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
+        self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)
-        refresh: dict[str, Any] = {
-            "fn": handlers.refresh,
-            "inputs": [*tab, self.known],
-            "outputs": [self.model, self.notice, self.known],
-        }
-        demo.load(**refresh, **raw)
-        gr.Timer(REFRESH_S).tick(**refresh, **raw)
+        models = [self.model, self.notice, self.known]
+        gr.Timer(REFRESH_S).tick(handlers.refresh, [self.model, self.known], models, **raw)
+
+        def load(model: str | None, known: list[str], request: gr.Request) -> Outputs:
+            found = handlers.refresh(model, known, request)
+            return (*found, history.search("", "", request), *handlers.open(request))
+
+        parts = [self.resume, self.side, self.ask, self.after]
+        loaded = [*models, self.chats.list, *self.parameters, *shown, *parts]
+        demo.load(load, [self.model, self.known], loaded, **raw)
         demo.unload(handlers.leave)

@@ -29,10 +29,19 @@ PARAMETERS = 6
 """Temperature, top-p, most output tokens, most input tiles (or 0), images' process mode (or ""),
 system prompt: the order of `parameters`, and of what `choose` takes."""
 
+PARTS = 4
+"""The answer to go on with, and what a shared chat has not: the side column, the message's row and
+the row of buttons."""
+
 
 def owner(request: gr.Request) -> str:
     """Who owns the chats of the tab that asks."""
     return tabs.owner(request.cookies, request.session_hash or "")
+
+
+def base_url(request: gr.Request) -> str:
+    """The page's address as the browser has it, with a slash at its end."""
+    return str(request.request.base_url) if request.request else ""
 
 
 def unchanged(count: int) -> Outputs:
@@ -44,6 +53,19 @@ def shown(chat: Chat, line: str | None = None) -> Outputs:
     """Show a chat, with another line than that of its last answer if there is one."""
     line = wording.last(chat) if line is None else line
     return (render(chat), line, str(Bookmark.of(chat)), *buttons(phase(chat)))
+
+
+def read_only(chat: Chat) -> Outputs:
+    """Show a chat to who has its link, and hide what would change it."""
+    line = "This answer is still being written." if chat.under_way else "Shared with you, read-only"
+    value = gr.update(value=render(chat), editable=None, elem_classes=["read-only"])
+    hidden = (gr.update(visible=False),) * (PARTS - 1)
+    return (value, wording.note(line), "", *buttons("empty"), "", *hidden)
+
+
+def resume(chat: Chat) -> Outputs:
+    """Have the answer under way, if there is one, go on in the tab."""
+    return (chat.under_way.job if chat.under_way else "", *unchanged(PARTS - 1))
 
 
 def buttons(now: Phase) -> Outputs:
