@@ -24,7 +24,11 @@ class ChatsPanel:
         with gr.Accordion("This chat", open=False, elem_id="this-chat"):
             self.title = gr.Textbox(label="Title", max_lines=1, interactive=False)
             self.link = gr.Textbox(
-                label="Link, read-only", visible=False, interactive=False, buttons=["copy"]
+                label="Link, read-only",
+                visible=False,
+                interactive=False,
+                buttons=["copy"],
+                elem_id="share-link",
             )
             self.files = gr.HTML(padding=False)
             with gr.Row():

@@ -66,6 +66,8 @@ class Handlers:
             if not asked.get("chat"):
                 return unchanged(PARAMETERS + SHOWN + PARTS)
             chat = self._service.chats.read(owner(request), asked["chat"])
+            if chat.under_way:
+                self._readers.arrive(request.session_hash or "", chat.under_way.job)
             return (*parameters(chat), *shown(chat), *resume(chat))
         except Exception as failure:
             page = shown(new_chat(""), line_of(failure))
@@ -213,9 +215,9 @@ class Handlers:
             return
         told = chat.under_way
         if told is None:
+            # It has ended since it was sent or found.
+            yield shown(chat)[:2] if tab in self._readers else unchanged(2)
             self._readers.end(tab, has_ended=True)
-            is_news = chat.version != Bookmark.parse(bookmark).version
-            yield shown(chat)[:2] if is_news else unchanged(2)
             return
         if not self._readers.show(tab, told.job):
             # Gradio empties the outputs of a generator that yields nothing.
