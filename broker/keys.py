@@ -26,7 +26,8 @@
 |                        |         | job that was set    |            |                  |
 |                        |         | aside: 7 days       |            |                  |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
-| helio:log:feedback     | stream  | for ever            | frontend   | operators        |
+| helio:log:feedback     | stream  | for ever            | frontend   | operators, UI    |
+| helio:voted:{a}:{b}    | hash    | 24 h, as the jobs   | frontend   | frontend         |
 | helio:count:{id}       | list    | 10 s                | worker     | API              |
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
 | helio:lock:janitor     | string  | 2 s                 | workers    | workers          |
@@ -113,6 +114,11 @@ def quarantined(job_id: str) -> str:
 def events(job_id: str) -> str:
     """Event log of a job."""
     return f"helio:job:{job_id}:events"
+
+
+def voted(left: str, right: str) -> str:
+    """That two jobs have been compared, whichever of them stood on the left."""
+    return "helio:voted:" + ":".join(sorted((left, right)))
 
 
 def live(job_id: str) -> str:

@@ -316,12 +316,36 @@ class Service:
         with redis_errors():
             return queues.cancel(self._redis, job_id)
 
-    def vote(self, job_id: str, kind: feedback.Vote, reason: str = "") -> str:
+    def vote(
+        self,
+        job_id: str,
+        kind: feedback.Vote,
+        reason: str = "",
+        *,
+        comment: str = "",
+        ip: str = "",
+    ) -> str:
         """Record a vote on an answer and return its entry id.
 
         Raises:
-            InvalidRequest: the kind of vote is unknown.
+            InvalidRequest: the kind of vote is unknown, or reason or comment is too long.
             JobNotFound: the job's record has expired or never existed.
         """
         with redis_errors():
-            return feedback.vote(self._redis, job_id, kind, reason)
+            return feedback.vote(self._redis, job_id, kind, reason, comment=comment, ip=ip)
+
+    def battle(
+        self,
+        left_id: str,
+        right_id: str,
+        outcome: feedback.Outcome,
+        reason: str = "",
+        *,
+        comment: str = "",
+        ip: str = "",
+    ) -> str:
+        """Record which of two answers to a message is better; see `broker.feedback.battle`."""
+        with redis_errors():
+            return feedback.battle(
+                self._redis, left_id, right_id, outcome, reason, comment=comment, ip=ip
+            )
