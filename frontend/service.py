@@ -26,6 +26,7 @@ from broker import (
     queues,
     registry,
 )
+from broker.battles import Duels, Tally
 from broker.connection import check_writes, connect, redis_errors
 from broker.errors import NoLiveWorker
 from broker.events import START, Event, EventId
@@ -76,6 +77,7 @@ class Service:
         # themselves, can say between two tries that they live.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
+        self._tally = Tally()
         outage = Outage()
         self._subscriber = Subscriber(self._once, outage)
         self.readers = Readers(self._redis, outage)
@@ -349,3 +351,8 @@ class Service:
             return feedback.battle(
                 self._redis, left_id, right_id, outcome, reason, comment=comment, ip=ip
             )
+
+    def duels(self) -> Duels:
+        """How models fared against each other; `broker.strengths` makes a leaderboard of it."""
+        with redis_errors():
+            return self._tally.read(self._redis)

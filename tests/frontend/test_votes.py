@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker import exports, keys, preferences
+from broker.battles import Duel
 from broker.messages import SamplingParams
 from frontend.service import Service
 from tests.stack import Stack, until
@@ -39,3 +40,14 @@ def test_a_chat_its_vote_and_a_battle_are_exported(echo_stack: Stack, service: S
     assert (battle["type"], battle["models"]) == ("leftvote", ["echo", "echo"])
     (pair,) = preferences.pairs(echo_stack.redis)
     assert pair["jobs"] == [long.id, short.id]
+
+
+def test_battles_are_counted(echo_stack: Stack, service: Service) -> None:
+    echo_stack.echo_worker(**{"model-name": "other"})
+    jobs = [service.submit(model, say("hello"), SamplingParams()) for model in ("echo", "other")]
+    for job in jobs:
+        answer(service, job)
+    before = service.duels()
+    service.battle(jobs[1].id, jobs[0].id, "left")
+    assert ("echo", "other") not in before
+    assert service.duels() == before | {("echo", "other"): Duel(second_won=1)}
