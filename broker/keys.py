@@ -27,6 +27,7 @@
 |                        |         | aside: 7 days       |            |                  |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback     | stream  | for ever            | frontend   | operators, UI    |
+| helio:log:moderation   | stream  | last 100,000        | UI         | operators        |
 | helio:voted:{a}:{b}    | hash    | 24 h, as the jobs   | frontend   | frontend         |
 | helio:count:{id}       | list    | 10 s                | worker     | API              |
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
@@ -55,6 +56,7 @@ MODELS: Final = "helio:models"
 CONTROL: Final = "helio:control"
 CHAT_LOG: Final = "helio:log:chats"
 FEEDBACK_LOG: Final = "helio:log:feedback"
+MODERATION_LOG: Final = "helio:log:moderation"
 PAUSED: Final = "helio:paused"
 QUARANTINE: Final = "helio:quarantine"
 JANITOR_LOCK: Final = "helio:lock:janitor"
@@ -79,6 +81,7 @@ QUARANTINE_TTL_S: Final = 7 * 24 * 3600
 READER_TTL_S: Final = 5
 MAX_GRACE_S: Final = 3600
 CHAT_LOG_LENGTH: Final = 100_000
+MODERATION_LOG_LENGTH: Final = 100_000
 
 
 def worker(worker_id: str) -> str:
