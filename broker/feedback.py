@@ -178,7 +178,7 @@ def _answer(client: redis.Redis, request: GenerateRequest) -> str:
     log = read_log(client, request.id)
     if log:
         return "".join(event.text for event in log if isinstance(event, Delta | End))
-    since = pages.EntryId(int(1000 * (request.created_s - _CLOCKS_APART_S)), 0)
+    since = pages.EntryId(max(0, int(1000 * (request.created_s - _CLOCKS_APART_S))), 0)
     chats = pages.walk(client, keys.CHAT_LOG, after=since, most=_SEARCHED_CHATS)
     found = (chat.fields for chat in chats if chat.fields.get("job") == request.id)
     return next(found, {}).get("answer", "")

@@ -23,7 +23,8 @@ PER_LOGIT: Final = 400 / np.log(10)
 """Ratings are on Elo's scale: 400 more are odds of ten to one."""
 
 _NORMAL_95: Final = 1.959964
-_TOLERANCE: Final = 1e-10
+_TOLERANCE: Final = 1e-6
+"""In log-odds: a five-thousandth of a rating point."""
 _STEPS: Final = 200
 
 

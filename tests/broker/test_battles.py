@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -63,3 +65,25 @@ def test_a_broken_vote_is_passed_over(stack: Stack, caplog: pytest.LogCaptureFix
     assert Tally().read(stack.redis) == {("a", "b"): Duel(1)}
     expected = f"entry {broken.decode()} is broken and left out: field 'right_model' is missing"
     assert [record.getMessage() for record in caplog.records] == [expected]
+
+
+def test_the_command_prints_the_board(stack: Stack) -> None:
+    def board() -> list[list[str]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", "leaderboard"],
+            env={"REDIS_URL": stack.url, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line.replace("│", " ").split() for line in done.stdout.splitlines()]
+
+    assert " ".join(board()[0]) == "No two answers have been compared yet."
+    for _ in range(3):
+        fight(stack, "ant", "bee", "right")
+    fight(stack, "bee", "ant", "bothbad")
+    bee, ant = (row for row in board() if "ant" in row or "bee" in row)
+    assert (bee[:2], bee[-5:]) == (["1", "bee"], ["4", "3", "0", "1", "1"])
+    assert (ant[:2], ant[-5:]) == (["1", "ant"], ["4", "0", "3", "1", "1"])
+    assert int(bee[2]) > 1000 > int(ant[2])
+    assert int(bee[3]) < int(bee[2]) < int(bee[5])

@@ -90,6 +90,31 @@ def test_strengths_approach_the_truth() -> None:
     assert np.abs(fit(won, ties)[0] - truth).max() < 0.03
 
 
+def test_any_votes_have_one_best_fit() -> None:
+    """At the best fit each model scores what its strength lets expect, the prior's tie included."""
+    rng = np.random.default_rng(5)
+    for trial in range(200):
+        models = int(rng.integers(2, 12))
+        shape = (models, models)
+        won = np.where(rng.random(shape) < 0.5, 0, np.floor(10 ** rng.uniform(0, 5, shape)))
+        won = np.triu(won, 1) if trial % 3 == 0 else won * (1 - np.eye(models))  # some never lose
+        ties = np.triu(np.where(rng.random(shape) < 0.7, 0, rng.integers(0, 1000, shape)), 1)
+        ties = ties + ties.T
+        strengths, covariance = fit(won, ties)
+        assert abs(strengths.mean()) < 1e-9 and (np.diag(covariance) >= 0).all()
+        missing = [
+            won[i].sum()
+            + ties[i].sum() / 2
+            - sum(
+                (won[i, j] + won[j, i] + ties[i, j]) * sigmoid(strengths[i] - strengths[j])
+                for j in range(models)
+            )
+            for i in range(models)
+        ]
+        # what votes and strengths leave is within what the prior's single tie may add
+        assert max(map(abs, missing)) <= 0.5 + 1e-3
+
+
 def test_a_model_that_never_lost_has_a_finite_rating_that_grows_with_its_wins() -> None:
     few, many, lots = (
         standings({("a", "b"): Duel(wins, 0), ("b", "c"): Duel(5, 5)})[0]
