@@ -89,22 +89,24 @@ class Stream(asyncio.Protocol):
         return heard.told
 
 
-async def _stream(address: str, words: Sequence[str], tokens: int, limit_s: float) -> list[Stream]:
+async def _stream(
+    address: str, words: Sequence[str], tokens: int, limit_s: float, arrivals_per_s: float
+) -> list[Stream]:
     parts, loop = urlsplit(address), asyncio.get_running_loop()
     streams = [Stream(word, tokens) for word in words]
     async with asyncio.timeout(limit_s):
         began_s = time.monotonic()
         for place, stream in enumerate(streams):
-            await asyncio.sleep(began_s + place / ARRIVALS_PER_S - time.monotonic())
+            await asyncio.sleep(began_s + place / arrivals_per_s - time.monotonic())
             await loop.create_connection(lambda stream=stream: stream, parts.hostname, parts.port)  # type: ignore[misc]
         await asyncio.gather(*(stream.ended for stream in streams))
     return streams
 
 
-def _read(address: str, count: int, tokens: int, limit_s: float) -> Crowd:
+def _read(address: str, count: int, tokens: int, limit_s: float, arrivals_per_s: float) -> Crowd:
     words = [f"w{place}" for place in range(count)]
     began_s = time.monotonic()
-    streams = asyncio.run(_stream(address, words, tokens, limit_s))
+    streams = asyncio.run(_stream(address, words, tokens, limit_s, arrivals_per_s))
     took_s = time.monotonic() - began_s
     told = [stream.told() for stream in streams]
     return Crowd(
@@ -119,8 +121,14 @@ def _read(address: str, count: int, tokens: int, limit_s: float) -> Crowd:
     )
 
 
-def read(address: str, count: int, tokens: int, limit_s: float) -> Crowd:
+def read(
+    address: str,
+    count: int,
+    tokens: int,
+    limit_s: float,
+    arrivals_per_s: float = ARRIVALS_PER_S,
+) -> Crowd:
     """Stream `count` answers of an echo at once, each of `tokens` times a word of its own."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_read, address, count, tokens, limit_s).result()
+        return pool.submit(_read, address, count, tokens, limit_s, arrivals_per_s).result()

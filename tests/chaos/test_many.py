@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,3 +98,16 @@ def test_many_streams_at_once(stack: Stack, runs: int, report: Callable[[str], N
     let_time_pass(stack.redis)
     until(lambda: held(stack, worker).is_like(base), "all is as it was before", 10)
     assert lasting(stack.redis) <= before
+
+
+def test_a_thousand_requests_in_the_same_instant(
+    stack: Stack, report: Callable[[str], None]
+) -> None:
+    streams, tokens = 1000, 2 * SPEED
+    stack.echo_worker(
+        f"tokens_per_s={SPEED}&tokens={tokens}", **{"limit-model-concurrency": str(streams)}
+    )
+    address = stack.api(HELIOGRAPH_MAX_QUEUE_LENGTH=str(streams))
+    told = crowd.read(address, streams, tokens, 120, arrivals_per_s=math.inf)
+    report(f"in the same instant, {told.line()}")
+    assert (told.exact, told.duplicated, told.lost) == (streams, 0, 0)
