@@ -9,7 +9,6 @@ TLS verifies the name as ever. Knows nothing of what is said over the connection
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import httpx2
 
 from broker.addresses import AddressRefused, AllowList, is_loopback
 from broker.errors import UpstreamFailed
+from workers.reply import parse
 
 CONNECT_S: Final = 3.0
 MAX_REPLY: Final = 2**20
@@ -116,10 +116,10 @@ async def ask(
                     raw += part
                     if len(raw) > MAX_REPLY:
                         raise UpstreamFailed(f"sent more than {MAX_REPLY:,} bytes")
-        answer = json.loads(raw)
+        answer = parse(bytes(raw))
     except (httpx2.HTTPError, AddressRefused, TimeoutError) as error:
         raise UpstreamFailed(describe(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UpstreamFailed("did not answer in JSON") from error
     if not isinstance(answer, dict):
         raise UpstreamFailed("did not answer with a JSON object")
