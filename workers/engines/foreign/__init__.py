@@ -70,8 +70,8 @@ class ForeignEngine:
 
     @property
     def slots(self) -> int:
-        """See `Upstream.slots`: the limits of all that answer."""
-        return sum(member.limit for member in self._fleet.healthy)
+        """See `Upstream.slots`: the room at all that answer."""
+        return sum(member.room for member in self._fleet.healthy)
 
     @property
     def trouble(self) -> str:

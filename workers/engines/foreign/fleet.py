@@ -68,6 +68,11 @@ class Member:
         """Requests that wait or run there, as far as is known."""
         return max(self.running, self.reported)
 
+    @property
+    def room(self) -> int:
+        """Requests of ours that it may run at once: its limit less what others have there."""
+        return max(0, self.limit - (self.load - self.running))
+
     def begin(self) -> None:
         """Count a request in."""
         if not self.running:
