@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker import cell, foreign, images
+from broker import cell, foreign, images, keys
 from broker.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -223,12 +223,30 @@ def test_fastchat_is_recognised_and_its_prompt_is_never_cut(
     stack: Stack, made: Callable[..., Foreign]
 ) -> None:
     worker = start(stack, VICUNA, kind="fastchat", fastchat=False)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (34, 35)
     engine = made(VICUNA)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (99, 100)
+    assert foreign.beat(stack.redis, worker.address, 0)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (99, 100)
     engine.ask(ask("word " * 50, VICUNA))
     (payload,) = worker.seen()["payloads"]
     assert payload["max_new_tokens"] == 100 - len(payload["prompt"].split()) - 1
     with pytest.raises(ContextLengthExceeded, match=r"has 1\d\d tokens, and the model holds 100"):
         engine.ask(ask("word " * 100, VICUNA))
+
+
+def test_what_is_told_of_a_worker_does_not_change_how_long_it_stays(stack: Stack) -> None:
+    worker = f"http://127.0.0.1:{free_port()}"
+    register(stack, worker, heartbeats=False)
+    foreign.tell_fastchat(stack.redis, worker)
+    foreign.tell_models(stack.redis, worker, ("a", "b"))
+    (found,) = foreign.workers(stack.redis)
+    assert (found.models, found.fastchat) == (("a", "b"), True)
+    assert stack.redis.ttl(keys.foreign_worker(worker)) == -1
+    foreign.withdraw(stack.redis, worker)
+    foreign.tell_fastchat(stack.redis, worker)
+    foreign.tell_models(stack.redis, worker, ("a", "b"))
+    assert stack.redis.exists(keys.foreign_worker(worker)) == 0
 
 
 def test_a_ready_prompt_goes_as_it_is(stack: Stack, made: Callable[..., Foreign]) -> None:
