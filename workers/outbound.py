@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import httpcore2
@@ -20,6 +22,8 @@ from broker.errors import UpstreamFailed
 from workers.reply import parse
 
 CONNECT_S: Final = 3.0
+MAX_LOOKUPS: Final = 32
+"""Names that are resolved at a time: one that its server does not resolve blocks a thread."""
 MAX_REPLY: Final = 2**20
 """Bytes of a reply that is read as a whole."""
 
@@ -30,6 +34,8 @@ class AllowedBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, allowed: AllowList) -> None:
         self._allowed = allowed
         self._network = httpcore2.AnyIOBackend()
+        # Not the event loop's own threads, which others wait for.
+        self._lookups = ThreadPoolExecutor(MAX_LOOKUPS, "lookup")
 
     async def connect_tcp(
         self,
@@ -47,9 +53,8 @@ class AllowedBackend(httpcore2.AsyncNetworkBackend):
         """
         try:
             # A name that comes to stand for loopback is no program of this machine's word.
-            checking = asyncio.to_thread(
-                self._allowed.check, host, port, loopback=is_loopback(host)
-            )
+            check = partial(self._allowed.check, host, port, loopback=is_loopback(host))
+            checking = asyncio.get_running_loop().run_in_executor(self._lookups, check)
             address = await asyncio.wait_for(checking, timeout)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(f"{host} was not resolved in time") from error

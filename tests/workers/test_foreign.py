@@ -428,6 +428,24 @@ def test_the_faster_worker_gets_more(stack: Stack, made: Callable[..., Foreign])
     assert speeds[fast.address] > 3 * speeds[slow.address] > 0
 
 
+@pytest.mark.parametrize("method", ["lottery", "shortest_queue"])
+def test_only_a_lottery_gives_the_slower_of_two_idle_workers_its_share(
+    stack: Stack, made: Callable[..., Foreign], method: str
+) -> None:
+    start(stack, pace=0.01)
+    slow = start(stack, pace=0.04)
+    engine = made(HELIOGRAPH_DISPATCH_METHOD=method)
+    asked = ask("a few words to measure")
+    until(
+        lambda: engine.ask(asked) and all(each.speed for each in engine.engine._fleet.members),
+        "both are measured",
+    )
+    before = len(slow.seen()["payloads"])
+    for _ in range(60):
+        engine.ask(asked)
+    assert (len(slow.seen()["payloads"]) > before) == (method == "lottery")
+
+
 def test_closing_the_answer_closes_the_connection(
     stack: Stack, made: Callable[..., Foreign]
 ) -> None:
