@@ -32,6 +32,7 @@ from tests.workers.foreign_stack import (
     request,
     start,
 )
+from workers.engines.foreign import fleet
 
 INTERNVL = "InternVL2-8B"
 VICUNA = "smollm2"
@@ -63,7 +64,7 @@ def made(stack: Stack) -> Iterator[Callable[..., Foreign]]:
 
     def make(model: str = MODEL, **options: Any) -> Foreign:
         engines.append(Foreign(stack, model, **options))
-        engines[-1].check()
+        until(lambda: not engines[-1].check()._examinations, "all workers were asked")
         return engines[-1]
 
     yield make
@@ -410,6 +411,24 @@ def test_what_others_send_to_a_worker_counts(stack: Stack, made: Callable[..., F
     for n in range(4):
         engine.ask(ask(f"answer {n}"))
     assert (len(busy.seen()["payloads"]), len(idle.seen()["payloads"])) == (0, 4)
+
+
+def test_a_request_does_not_wait_for_ever_for_what_others_keep(
+    stack: Stack, made: Callable[..., Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "ROOM_S", 0.2)
+    worker = start(stack, queue_length=5)
+    engine = made()
+
+    async def ask_and_look_after() -> Any:
+        asked = asyncio.create_task(engine.stream(ask("x"), {}))
+        while not asked.done():
+            await engine.engine.check()
+        return await asked
+
+    with pytest.raises(UpstreamFailed, match=f"No worker of model '{MODEL}' had room within"):
+        engine.run(ask_and_look_after())
+    assert worker.seen()["payloads"] == []
 
 
 def test_the_faster_worker_gets_more(stack: Stack, made: Callable[..., Foreign]) -> None:
