@@ -18,12 +18,13 @@ def parse(raw: bytes) -> Any:
     JSON can say half of a surrogate pair, which no encoding can write; it becomes U+FFFD.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON in UTF-8, or nested too deeply.
     """
+    text = raw.decode()  # json.loads would let half characters pass in bytes
     try:
-        value = json.loads(raw)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if b"\\ud" not in raw.lower():
+    if "\\ud" not in text.lower():
         return value
     return json.loads(_HALF_CHARACTERS.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
