@@ -32,8 +32,8 @@
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
 | helio:lock:janitor     | string  | 2 s                 | workers    | workers          |
 | helio:foreign          | set     | members are swept   | API        | bridge, API      |
-| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API        | bridge, API      |
-|                        |         | 100 s, renewed; or  |            |                  |
+| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API,       | bridge, API      |
+|                        |         | 100 s, renewed; or  | bridge     |                  |
 |                        |         | until withdrawn     |            |                  |
 | helio:lock:bridge      | string  | 5 s                 | bridges    | bridges          |
 | helio:cell             | string  | for ever            | whoever is | API, workers     |
