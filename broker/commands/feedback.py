@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +55,12 @@ def export(settings: Settings, flags: argparse.Namespace) -> int:
 
 
 def _print(rows: Iterable[Mapping[str, object]]) -> int:
-    for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+    """Write rows in UTF-8 whatever the terminal's language is, until nobody reads any more."""
+    try:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False).encode(errors="replace")
+            sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # as with `| head`; Python would complain at its end as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -184,6 +184,35 @@ def test_a_long_log_is_read_page_by_page_and_in_order(stack: Stack) -> None:
     assert [row["id"] for row in rows] == ids[pages.PAGE :]
 
 
+def test_an_export_of_which_only_the_beginning_is_read_ends_quietly(stack: Stack) -> None:
+    job_id = answered(stack.redis, "four")
+    for _ in range(2000):  # more than fits into a pipe
+        feedback.vote(stack.redis, job_id, "flag")
+    command = [sys.executable, "-m", "broker", "feedback", "export"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env={"REDIS_URL": stack.url}, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdout and process.stderr
+        assert json.loads(process.stdout.readline())["type"] == "flag"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_lines_are_utf_8_in_every_locale(stack: Stack) -> None:
+    entry = {"vote": "flag", "messages": '"\\ud800 \u00e9"', "comment": "\u6f22\u5b57"}
+    stack.redis.xadd(keys.FEEDBACK_LOG, entry)  # type: ignore[arg-type]
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "feedback", "export"],
+        env={"REDIS_URL": stack.url, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    (line,) = done.stdout.decode().splitlines()
+    assert "漢字" in line and "? é" in line
+
+
 def pair(chosen: str, rejected: str, ids: list[str]) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
