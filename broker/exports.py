@@ -99,10 +99,11 @@ def _llava(entry: pages.Entry) -> Row:
     fields = entry.fields
     kind = fields.get("vote")
     if kind in _BATTLES:
+        shown = fields["anonymous"] == "no"
         return {
             "tstamp": round(entry.time_s, 4),
             "type": _BATTLES[kind],
-            "models": [fields[f"{side}_model"] for side in SIDES],
+            "models": [fields[f"{side}_model"] if shown else "" for side in SIDES],
             "states": [_side(fields, side) for side in SIDES],
             "ip": fields["ip"],
         }

@@ -108,10 +108,12 @@ def battle(
     *,
     comment: str = "",
     ip: str = "",
+    anonymous: bool = False,
 ) -> str:
     """Record which of two jobs answered the same message better; return the entry's id.
 
-    What came before that message may differ, as it does in a chat with two models.
+    What came before that message may differ, as it does in a chat with two models. `anonymous`
+    says that the models' names were not shown.
 
     Raises:
         InvalidRequest: the outcome is unknown, reason or comment is too long, the jobs are the
@@ -127,7 +129,11 @@ def battle(
             f"Jobs {left_id} and {right_id} are not two answers to the same message: only those "
             "can be compared."
         )
-    fields = {"vote": outcome, "images": " ".join(left.request.images)} | words
+    fields = {
+        "vote": outcome,
+        "anonymous": "yes" if anonymous else "no",
+        "images": " ".join(left.request.images),
+    } | words
     for side, job in (("left", left), ("right", right)):
         fields |= {f"{side}_{name}": value for name, value in _voted(client, job).items()}
     pairs = [text for pair in fields.items() for text in pair]

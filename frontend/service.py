@@ -345,11 +345,19 @@ class Service:
         *,
         comment: str = "",
         ip: str = "",
+        anonymous: bool = False,
     ) -> str:
         """Record which of two answers to a message is better; see `broker.feedback.battle`."""
         with redis_errors():
             return feedback.battle(
-                self._redis, left_id, right_id, outcome, reason, comment=comment, ip=ip
+                self._redis,
+                left_id,
+                right_id,
+                outcome,
+                reason,
+                comment=comment,
+                ip=ip,
+                anonymous=anonymous,
             )
 
     def duels(self) -> Duels:

@@ -118,7 +118,18 @@ def test_a_battle_is_a_line_as_fastchat_writes_it(stack: Stack, outcome: Any, ki
         [["USER", "hi"], ["ASSISTANT", "five"]],
     ]
     assert [state["conv_id"] for state in line["states"]] == [left, right]
+    assert [state["model_name"] for state in line["states"]] == ["m", "n"]
     assert (line["tstamp"], line["ip"]) == (seconds(entry_id), "")
+
+
+def test_an_anonymous_battle_names_no_models_but_in_its_states(stack: Stack) -> None:
+    left, right = answered(stack.redis, "four"), answered(stack.redis, "five", model="n")
+    feedback.battle(stack.redis, left, right, "tie", anonymous=True)
+    (line,) = exports.llava(stack.redis)
+    assert line["models"] == ["", ""]
+    assert [state["model_name"] for state in line["states"]] == ["m", "n"]
+    (row,) = exports.everything(stack.redis)
+    assert (row["anonymous"], row["left_model"], row["right_model"]) == ("yes", "m", "n")
 
 
 def test_jsonl_has_all_fields_of_chats_and_votes_in_order_of_time(stack: Stack) -> None:
@@ -155,7 +166,7 @@ def test_broken_entries_are_left_out_with_one_line_each(stack: Stack) -> None:
     whole = feedback.vote(stack.redis, job_id, "upvote")
     ids = [entry.decode() for entry in broken]  # type: ignore[union-attr]
     expected = {
-        "llava": ["is no text", "'messages' is missing", "ValidationError", "'left_model'"],
+        "llava": ["is no text", "'messages' is missing", "ValidationError", "'anonymous'"],
         "dpo": ["is no text", "'messages' is missing", "'left_messages'"],
         "jsonl": ["is no text", "JSONDecodeError"],
     }
