@@ -21,10 +21,12 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
-"""No single dollar: "$5 and $6" is money."""
+"""No single dollar: `as_markdown` turns those around a formula into the last of these."""
 
 # What Markdown or KaTeX escape themselves: fenced code (open to the end while it streams), code
-# spans, formulas. Outside of these, a `<` that could open a tag is escaped.
+# spans, formulas. Outside of these, a `<` that could open a tag is escaped. Single dollars mean a
+# formula if they touch it, no digit or letter touches them outside, and it is one word or has a
+# sign of mathematics: "$5 and $6" is money.
 _TAG_OR_LITERAL = re.compile(
     r"""
       (?P<literal>
@@ -32,6 +34,10 @@ _TAG_OR_LITERAL = re.compile(
         | (?P<ticks>`+) (?!`) .+? (?<!`) (?P=ticks) (?!`)
         | \$\$ .+? \$\$ | \\\( .+? \\\) | \\\[ .+? \\\]
       )
+    | (?<! [\w\\$] ) \$ (?P<formula>
+          [^\s$]+
+        | (?! \s ) (?= [^$\n]* [\\^_={}+*|<>] ) [^$\n]+ (?<! \s )
+      ) (?<! \\ ) \$ (?! [\w$] )
     | (?: < | &lt; ) (?= [A-Za-z/!?] )
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
@@ -43,7 +49,13 @@ _PICTURES = re.compile(
 
 def as_markdown(text: str) -> str:
     """Text with its HTML made visible; code and formulas stay as they are."""
-    return _TAG_OR_LITERAL.sub(lambda match: match["literal"] or "&lt;", text)
+    return _TAG_OR_LITERAL.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    if match["formula"]:
+        return f"\\({match['formula']}\\)"
+    return match["literal"] or "&lt;"
 
 
 def render(chat: Chat) -> list[dict[str, Any]]:
@@ -60,7 +72,7 @@ def turn_at(chat: Chat, place: int) -> int:
 def as_text(markdown: str) -> str:
     """What a person wrote, from the bubble that shows it and that they may have edited."""
     words = _PICTURES.sub("", markdown)
-    return _TAG_OR_LITERAL.sub(lambda match: match["literal"] or "<", words)
+    return _TAG_OR_LITERAL.sub(lambda match: "<" if match[0] == "&lt;" else match[0], words)
 
 
 def _bubbles(chat: Chat) -> Iterator[tuple[int, ChatMessage]]:
