@@ -2,8 +2,8 @@
 
 Chats are in Redis. `tabs` says whose they are, `conversation` what may be done next, `answer`
 follows a job, `reading` knows which tab reads which, `wording`, `markup` and `export` say how it is
-written, `shown` makes it values of components, `uploads` takes pictures in, `handlers` and
-`history` are the page's events, `page` and `chats_panel` lay it out, `web` are its plain HTTP parts
-and `app` serves it. Importing this package does not import gradio; importing `page` or what handles
-events does.
+written, `shown` makes it values of components, `uploads` takes pictures in. `handlers`, `history`
+and `model_list` are the page's events, `page` and `chats_panel` lay it out, `web` are its plain
+HTTP parts and `app` serves it. Importing this package does not import gradio; importing `page` or
+what handles events does.
 """

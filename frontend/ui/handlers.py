@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from broker.conversation import Chat, new_chat
-from broker.errors import ChatChanged, ChatNotFound, ErrorBody, HeliographError, InvalidRequest
+from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
 from broker.feedback import Vote
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.markup import as_text, render, turn_at
+from frontend.ui.model_list import ModelList
 from frontend.ui.reading import TabReaders
 from frontend.ui.shown import (
     BUTTONS,
@@ -51,6 +51,7 @@ class Handlers:
 
     def __init__(self, service: Service, uploads: Path) -> None:
         """Use the service; read no file but those under `uploads`."""
+        self.models = ModelList(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
         self._rule = f"grace:{service.settings.ui_grace_s}"
@@ -312,32 +313,6 @@ class Handlers:
         except Exception as failure:
             return None, line_of(failure)
         return gr.skip(), ""
-
-    def refresh(self, chosen: str | None, known: list[str], request: gr.Request) -> Outputs:
-        """Bring the list of models up to date. Gives dropdown, notice and the list.
-
-        What is chosen stays chosen, even when its workers are gone; at first that is the chat's,
-        else `?model=` of the address.
-        """
-        try:
-            live = [model.name for model in self._service.models()]
-            wanted = chosen or self._model_of(request)
-        except HeliographError as failure:
-            return gr.skip(), wording.error(failure.body), gr.skip()
-        notice = wording.missing(wanted, live)
-        if live == known and chosen:
-            return gr.skip(), notice, gr.skip()
-        value = wanted if wanted in live or chosen else next(iter(live), None)
-        choices = sorted({*live, value}) if value else []
-        return gr.update(choices=choices, value=value), notice, live
-
-    def _model_of(self, request: gr.Request) -> str | None:
-        """The model that the address asks for."""
-        asked = dict(request.query_params)
-        if asked.get("chat"):
-            with suppress(ChatNotFound):
-                return self._service.chats.read(owner(request), asked["chat"]).model
-        return asked.get("model")
 
 
 def _check(chat: Chat, bookmark: str | None) -> None:

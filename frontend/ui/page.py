@@ -204,10 +204,10 @@ class Page:
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)
         models = [self.model, self.notice, self.known]
-        gr.Timer(REFRESH_S).tick(handlers.refresh, [self.model, self.known], models, **raw)
+        gr.Timer(REFRESH_S).tick(handlers.models.refresh, [self.model, self.known], models, **raw)
 
         def load(model: str | None, known: list[str], request: gr.Request) -> Outputs:
-            found = handlers.refresh(model, known, request)
+            found = handlers.models.refresh(model, known, request)
             return (*found, history.search("", "", request), *handlers.open(request))
 
         parts = [self.resume, self.side, self.ask, self.after]

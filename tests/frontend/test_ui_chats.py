@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys
-from tests.frontend.chat_page import _WATCH, ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.test_ui_page import last_job, votes
 from tests.stack import Stack, until
 
@@ -67,14 +67,6 @@ def begin(tab: ChatPage) -> str:
     return chat_id(tab)
 
 
-def come_back(tab: ChatPage, chat: str) -> None:
-    """Load a chat in mid-answer."""
-    tab.page.goto(f"{tab.address}/?chat={chat}")
-    expect(tab.button("Stop")).to_be_enabled(timeout=20_000)
-    tab.page.evaluate(_WATCH)
-    tab.errors.clear()  # a connection that was broken off by a reload is one for Gradio
-
-
 def whole() -> str:
     """What the slow model says to the question."""
     return " ".join((QUESTION.split() * WORDS)[:WORDS])
@@ -83,7 +75,7 @@ def whole() -> str:
 def test_a_reload_in_mid_answer_goes_on_with_it(chat: ChatPage) -> None:
     opened = begin(chat)
     before = chat.seen[-1]
-    come_back(chat, opened)
+    chat.come_back(opened)
     chat.expect_buttons(*ANSWERED, timeout_ms=30_000)
     expect(chat.answers).to_have_text(whole())
     states = chat.seen
@@ -99,7 +91,7 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
 ) -> None:
     opened = begin(chat)
     second = ChatPage(browser, other_address)
-    come_back(second, opened)
+    second.come_back(opened)
     second.page.wait_for_function("window.seen.length >= 3")
     second.expect_buttons("Stop")
     second.button("Stop").click()
