@@ -68,7 +68,7 @@ class Handlers:
                 return unchanged(PARAMETERS + SHOWN + PARTS)
             chat = self._service.chats.read(owner(request), asked["chat"])
             if chat.under_way:
-                self._readers.arrive(request.session_hash or "", chat.under_way.job)
+                self._readers.arrive(request.session_hash or "", chat.under_way)
             return (*parameters(chat), *shown(chat), *resume(chat))
         except Exception as failure:
             page = shown(new_chat(""), line_of(failure))
@@ -150,9 +150,7 @@ class Handlers:
             _check(chat, bookmark)
             if chat.under_way:
                 return False, unchanged(SHOWN)
-            line = self._submit(change(choose(chat, model, *chosen)), request)
-            chat = self._service.chats.read(chat.owner, chat.id)
-            return True, shown(chat, line or (wording.note("sent") if chat.under_way else None))
+            return True, shown(*self._submit(change(choose(chat, model, *chosen)), request))
         except Exception as failure:
             return False, self._refuse(chat, failure)
 
@@ -176,8 +174,8 @@ class Handlers:
             else new_chat(owner(request))
         )
 
-    def _submit(self, asked: Chat, request: gr.Request) -> str:
-        """Put a chat's question on its model's queue; return what went wrong as a line, if it did.
+    def _submit(self, asked: Chat, request: gr.Request) -> tuple[Chat, str]:
+        """Put a chat's question on its model's queue; return the chat as it is then, and its line.
 
         Raises:
             InvalidRequest: it cannot be asked like this. What may work later is not raised: the
@@ -198,10 +196,11 @@ class Handlers:
         except InvalidRequest:
             raise
         except HeliographError as failure:
-            self._service.chats.save(asked)
-            return wording.error(failure.body)
-        self._readers.arrive(request.session_hash or "", job.id, reader)
-        return ""
+            return self._service.chats.save(asked), wording.error(failure.body)
+        sent = asked.send(job).model_copy(update={"version": asked.version + 1})
+        if sent.last:
+            self._readers.arrive(request.session_hash or "", sent.last, reader)
+        return sent, wording.note("sent")
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow, from where it is. Gives chat and line.
@@ -214,13 +213,8 @@ class Handlers:
         except HeliographError as failure:
             yield gr.skip(), line_of(failure)
             return
-        told = chat.under_way
+        told = self._readers.show(tab, chat.last)
         if told is None:
-            # It has ended since it was sent or found.
-            yield shown(chat)[:2] if tab in self._readers else unchanged(2)
-            self._readers.end(tab, has_ended=True)
-            return
-        if not self._readers.show(tab, told.job):
             # Gradio empties the outputs of a generator that yields nothing.
             yield unchanged(2)
             return
