@@ -34,6 +34,10 @@ class BrokenOff(Exception):
     """The connection has ended, and the answer has not."""
 
 
+class EndedInError(AssertionError):
+    """The answer has ended with an error, whose code is the first argument."""
+
+
 @dataclass(eq=False)
 class Heard:
     """What a client knows of an answer; `chunks` are (event id or "", data) as they came."""
@@ -68,7 +72,7 @@ class Heard:
         if "error" in value:
             if value["error"]["code"] == "server_stopping":
                 raise BrokenOff
-            raise AssertionError(value)
+            raise EndedInError(value["error"]["code"], value)
         self.chunks.append((mark, data))
         self.job_id = value["id"].removeprefix("chatcmpl-")
         (choice,) = value["choices"]

@@ -1,0 +1,221 @@
+"""One request of a soak from its sending to its verdict.
+
+The client does what a careful one does: it sends the request with an `Idempotency-Key`, comes back
+with `Last-Event-ID` to the other API process whenever a connection ends before the answer does, and
+tries again while the server says that it cannot at the moment. What it heard is then compared with
+the undisturbed answer, and its event ids with the job's log in Redis.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import redis
+
+from bench.asks import Ask
+from broker import jobs
+from broker.channel import read_log
+from broker.errors import JobNotFound
+from broker.events import Delta, End, Event
+from tests.chaos.streams import BrokenOff, EndedInError, Heard
+from tests.frontend.clients import Connection
+
+Outcome = Literal["answered", "cancelled", "refused", "failed", "lost", "duplicated", "wrong"]
+FAULTS: tuple[Outcome, ...] = ("lost", "duplicated", "wrong")
+
+AT_ONCE_S = 2.0
+"""A request that is refused later than this had been accepted."""
+
+PATIENCE_S = 90.0
+"""Longest time that anything is tried again."""
+
+PAUSE_S = 0.2
+PASSING = ("redis_unavailable", "server_stopping")
+"""What a server says that cannot tell an answer now, and will later."""
+
+
+class Refused(Exception):
+    """The request was not accepted; the code is the first argument."""
+
+
+class Gone(Exception):
+    """Nobody answers any more."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one request; `returns` counts the connections after the first."""
+
+    ask: Ask
+    outcome: Outcome
+    why: str = ""
+    returns: int = 0
+    moved: bool = False
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+class Follower(Heard):
+    """Follows one request to its end."""
+
+    def __init__(self, ask: Ask, addresses: Sequence[str], client: redis.Redis) -> None:
+        """Send nothing yet; the first of the addresses is asked first."""
+        super().__init__()
+        self._ask, self._addresses, self._redis = ask, addresses, client
+        self._key = uuid.uuid4().hex
+        self._cuts = list(ask.cuts[::-1])
+        self._connections = 0
+        self._has_left = self._has_stopped = False
+
+    def run(self) -> Verdict:
+        """Follow the request and judge what was heard."""
+        try:
+            self._hear()
+        except Refused as refusal:
+            return self._verdict("refused", str(refusal))
+        except EndedInError as error:
+            return self._verdict("failed", str(error.args[0]))
+        except Gone as gone:
+            return self._verdict("lost", str(gone))
+        return self._judge()
+
+    def _hear(self) -> None:
+        began_s = time.monotonic()
+        while not self.is_done and not self._has_left:
+            if time.monotonic() - began_s > PATIENCE_S:
+                raise Gone(f"no end after {PATIENCE_S:.0f} s")
+            try:
+                with Connection(self._address()) as connection:
+                    self._connections += 1
+                    self._read(connection)
+            except (BrokenOff, OSError):
+                time.sleep(PAUSE_S)
+
+    def _address(self) -> str:
+        """Take turns, so that each return is to another process."""
+        self._addresses = [*self._addresses[1:], self._addresses[0]]
+        return self._addresses[-1]
+
+    def _read(self, connection: Connection) -> None:
+        sent_s = time.monotonic()
+        if self.job_id:
+            connection.get(f"/v1/jobs/{self.job_id}/events", self.last)
+        else:
+            connection.send(self._ask.body, key=self._key)
+        status = next(connection.lines(), "")
+        if " 200 " not in status:
+            self._check_refusal(connection, status, sent_s)
+        for line in connection.lines():
+            self.take(line)
+            if self.is_done or self._has_enough(connection):
+                return
+        raise BrokenOff
+
+    def _check_refusal(self, connection: Connection, status: str, sent_s: float) -> None:
+        """Tell a request that was not accepted from an answer that ended before it began.
+
+        Raises:
+            BrokenOff: it is to be tried again.
+            Refused: the request was not accepted.
+            EndedInError: it was.
+        """
+        try:
+            code = connection.body()["error"]["code"] if status else ""
+        except StopIteration:
+            raise BrokenOff from None
+        if not status or code == "server_stopping" or (self.job_id and code in PASSING):
+            raise BrokenOff
+        if not self.job_id and "503" in status and time.monotonic() - sent_s < AT_ONCE_S:
+            raise Refused(code)
+        raise EndedInError(code, status)
+
+    def _has_enough(self, connection: Connection) -> bool:
+        """Do what the request is to suffer by now; return whether this connection has ended.
+
+        Raises:
+            BrokenOff: the client is to come back.
+        """
+        if self._cuts and self.told.tokens >= self._cuts[-1]:
+            self._cuts.pop()
+            raise BrokenOff
+        if not self._ask.stop_at or self.told.tokens < self._ask.stop_at:
+            return False
+        self._has_left = self._ask.kind == "leaving"
+        if self._ask.kind == "stopped" and not self._has_stopped:
+            self._stop()
+        return self._has_left
+
+    def _stop(self) -> None:
+        """Cancel the job at whichever process takes the order."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline_s:
+            with suppress(httpx.TransportError):
+                reply = httpx.delete(f"{self._address()}/v1/jobs/{self.job_id}", timeout=10)
+                if reply.status_code == 200:
+                    self._has_stopped = True
+                    return
+                assert reply.status_code == 503, reply.text
+            time.sleep(PAUSE_S)
+        raise Gone("nobody takes the order to cancel")
+
+    def _judge(self) -> Verdict:
+        log = self._log()
+        if not log or not isinstance(log[-1], End):
+            return self._verdict("lost", "its log has no end", log)
+        heard = [str(event_id) for event_id in self.told.ids]
+        logged = [str(each.id) for each in log if isinstance(each, End) or text_of([each])]
+        logged = logged[: len(heard)] if self._has_left else logged
+        is_cut = log[-1].finish_reason == "cancelled"
+        expected = text_of(log)
+        if self.told.duplicated or len(set(heard)) < len(heard):
+            return self._verdict("duplicated", "events came again", log)
+        if heard != logged:
+            missing = sorted(set(logged) - set(heard)) or "their order"
+            return self._verdict("lost", f"not heard: {missing}", log)
+        if not self._ask.expected.startswith(expected) or not expected.startswith(self.told.text):
+            return self._verdict("wrong", "the text differs", log)
+        if not is_cut and expected != self._ask.expected:
+            return self._verdict("lost", "the text has no end", log)
+        if is_cut and not self._ask.stop_at:
+            return self._verdict("wrong", "it was cancelled, and nobody asked for that", log)
+        if self._ask.stop_at and not is_cut:
+            return self._verdict("wrong", "it was not cancelled", log)
+        return self._verdict("cancelled" if is_cut else "answered", "", log)
+
+    def _log(self) -> list[Event]:
+        """Return the log of the job when it has ended, however long Redis is away meanwhile."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline_s:
+            with suppress(redis.RedisError, JobNotFound):
+                if jobs.read(self._redis, self.job_id).state in jobs.ENDED:
+                    return read_log(self._redis, self.job_id)
+            time.sleep(PAUSE_S)
+        return []
+
+    def _verdict(self, outcome: Outcome, why: str = "", log: Sequence[Event] = ()) -> Verdict:
+        ids = self.told.ids
+        evidence = {
+            "job": self.job_id,
+            "request": {k: v for k, v in self._ask.body.items() if k != "messages"},
+            "kind": self._ask.kind,
+            "cuts": self._ask.cuts,
+            "stop_at": self._ask.stop_at,
+            "ids": [str(event_id) for event_id in ids],
+            "heard": self.told.text[-300:],
+            "expected": self._ask.expected[-300:],
+            "last_events": [repr(event) for event in log[-5:]],
+        }
+        moved = bool(ids) and ids[-1].attempt > 1
+        unclear = outcome in (*FAULTS, "failed")
+        returns = max(0, self._connections - 1)
+        return Verdict(self._ask, outcome, why, returns, moved, evidence if unclear else {})
+
+
+def text_of(log: Sequence[Event]) -> str:
+    """Return the text of a log."""
+    return "".join(event.text for event in log if isinstance(event, Delta | End))
