@@ -183,7 +183,7 @@ class Handlers:
                 with redis_errors():
                     self._readers.leave(reader)
             except HeliographError as failure:
-                log.warning("the reader of job %s leaves without a word: %s", job_id, failure)
+                log.warning("Redis is told later that nobody reads job %s: %s", job_id, failure)
 
     def _cancel(self, job_id: str) -> None:
         try:
