@@ -1,4 +1,7 @@
-"""What a soak asks, with the answer that nothing disturbed: text, pictures, cuts, stops, leaving."""
+"""What a soak asks, and the answer to it that nothing disturbed.
+
+Text and pictures; some clients break their connection and come back, some stop, some leave.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ GRACE = "grace:60"
 """A client that means to come back says so."""
 
 LONG = 1000
-"""Words of an answer that is not meant to come to its end: 40 s."""
+"""Words of an answer that is not meant to come to its end: 50 s."""
 
 QUESTIONS = (
     "How many shapes are there?",

@@ -12,23 +12,22 @@ from pathlib import Path
 import httpx
 import psutil
 
-from broker import registry
+from broker import leases, registry
 from broker.connection import connect
 from broker.queues import intermediate_key, queue_key
-from broker import leases
 from tests.chaos.redis_server import RedisServer
 from tests.stack import Process, Stack, free_port, until
 
 SIDES = (0, 1)
 ECHO, DEMO = "echo", "heliograph-demo"
-TOKENS_PER_S = 25
+TOKENS_PER_S = 20
 READY_S = 120.0
 
 
 class Api:
     """An API process on a port that it keeps."""
 
-    role = "api"
+    role, parent_role = "api", "api's master"
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -42,7 +41,7 @@ class Api:
 
     @property
     def pids(self) -> list[int]:
-        """gunicorn's master and the process that serves, as far as they live."""
+        """The master of gunicorn and the process that serves, as far as they live."""
         return family(self.process)
 
     def is_ready(self) -> bool:
@@ -55,6 +54,8 @@ class Api:
 
 class Worker:
     """A worker under its supervisor."""
+
+    parent_role = "supervisor"
 
     def __init__(self, stack: Stack, role: str, *flags: str) -> None:
         self._stack, self.role, self._flags = stack, role, flags
@@ -82,6 +83,14 @@ def family(process: Process) -> list[int]:
         return [process.pid, *(child.pid for child in psutil.Process(process.pid).children())]
     except psutil.NoSuchProcess:
         return []
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait for its parent to notice."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Fleet:
@@ -120,7 +129,7 @@ class Fleet:
         found = [("redis", self.redis.pid)] if self.redis.pid else []
         for part in self.parts:
             parent, *children = part.pids or [0]
-            found += [(f"{part.role}'s parent", parent)] if parent else []
+            found += [(part.parent_role, parent)] if parent else []
             found += [(part.role, child) for child in children]
         return found
 

@@ -12,22 +12,18 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import httpx
 import redis
 
 from bench.asks import Ask
+from bench.verdicts import FAULTS, Outcome, Verdict, evidence, judge
 from broker import jobs
 from broker.channel import read_log
 from broker.errors import JobNotFound
-from broker.events import Delta, End, Event
+from broker.events import Event
 from tests.chaos.streams import BrokenOff, EndedInError, Heard
 from tests.frontend.clients import Connection
-
-Outcome = Literal["answered", "cancelled", "refused", "failed", "lost", "duplicated", "wrong"]
-FAULTS: tuple[Outcome, ...] = ("lost", "duplicated", "wrong")
 
 AT_ONCE_S = 2.0
 """A request that is refused later than this had been accepted."""
@@ -46,18 +42,6 @@ class Refused(Exception):
 
 class Gone(Exception):
     """Nobody answers any more."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one request; `returns` counts the connections after the first."""
-
-    ask: Ask
-    outcome: Outcome
-    why: str = ""
-    returns: int = 0
-    moved: bool = False
-    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 class Follower(Heard):
@@ -82,7 +66,8 @@ class Follower(Heard):
             return self._verdict("failed", str(error.args[0]))
         except Gone as gone:
             return self._verdict("lost", str(gone))
-        return self._judge()
+        log = self._log()
+        return self._verdict(*judge(self._ask, self.told, log), log)
 
     def _hear(self) -> None:
         began_s = time.monotonic()
@@ -163,30 +148,6 @@ class Follower(Heard):
             time.sleep(PAUSE_S)
         raise Gone("nobody takes the order to cancel")
 
-    def _judge(self) -> Verdict:
-        log = self._log()
-        if not log or not isinstance(log[-1], End):
-            return self._verdict("lost", "its log has no end", log)
-        heard = [str(event_id) for event_id in self.told.ids]
-        logged = [str(each.id) for each in log if isinstance(each, End) or text_of([each])]
-        logged = logged[: len(heard)] if self._has_left else logged
-        is_cut = log[-1].finish_reason == "cancelled"
-        expected = text_of(log)
-        if self.told.duplicated or len(set(heard)) < len(heard):
-            return self._verdict("duplicated", "events came again", log)
-        if heard != logged:
-            missing = sorted(set(logged) - set(heard)) or "their order"
-            return self._verdict("lost", f"not heard: {missing}", log)
-        if not self._ask.expected.startswith(expected) or not expected.startswith(self.told.text):
-            return self._verdict("wrong", "the text differs", log)
-        if not is_cut and expected != self._ask.expected:
-            return self._verdict("lost", "the text has no end", log)
-        if is_cut and not self._ask.stop_at:
-            return self._verdict("wrong", "it was cancelled, and nobody asked for that", log)
-        if self._ask.stop_at and not is_cut:
-            return self._verdict("wrong", "it was not cancelled", log)
-        return self._verdict("cancelled" if is_cut else "answered", "", log)
-
     def _log(self) -> list[Event]:
         """Return the log of the job when it has ended, however long Redis is away meanwhile."""
         deadline_s = time.monotonic() + PATIENCE_S
@@ -198,24 +159,9 @@ class Follower(Heard):
         return []
 
     def _verdict(self, outcome: Outcome, why: str = "", log: Sequence[Event] = ()) -> Verdict:
-        ids = self.told.ids
-        evidence = {
-            "job": self.job_id,
-            "request": {k: v for k, v in self._ask.body.items() if k != "messages"},
-            "kind": self._ask.kind,
-            "cuts": self._ask.cuts,
-            "stop_at": self._ask.stop_at,
-            "ids": [str(event_id) for event_id in ids],
-            "heard": self.told.text[-300:],
-            "expected": self._ask.expected[-300:],
-            "last_events": [repr(event) for event in log[-5:]],
-        }
-        moved = bool(ids) and ids[-1].attempt > 1
-        unclear = outcome in (*FAULTS, "failed")
+        proof = {}
+        if outcome in (*FAULTS, "failed"):
+            proof = evidence(self._ask, self.told, self.job_id, log)
+        moved = bool(self.last) and self.told.ids[-1].attempt > 1
         returns = max(0, self._connections - 1)
-        return Verdict(self._ask, outcome, why, returns, moved, evidence if unclear else {})
-
-
-def text_of(log: Sequence[Event]) -> str:
-    """Return the text of a log."""
-    return "".join(event.text for event in log if isinstance(event, Delta | End))
+        return Verdict(self._ask, outcome, why, returns, moved, proof)

@@ -1,6 +1,7 @@
-"""The figures of `bench.chat` or `bench.soak` as a picture: `python -m bench.plot FIGURES.json PICTURE.png`.
+"""The figures of `bench.chat` or `bench.soak` as a picture.
 
-Needs matplotlib, which nothing else here does.
+`python -m bench.plot FIGURES.json PICTURE.png` takes what they keep with `--json`. It needs
+matplotlib, which nothing else here does.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ from bench import plot, store
 from bench.asks import Asks
 from bench.flags import settings
 from bench.fleet import Fleet
-from bench.following import Follower, Verdict
+from bench.following import Follower
 from bench.memory import Sampler
 from bench.report import machine
 from bench.strikes import Strikes
 from bench.tally import Tally
+from bench.verdicts import Verdict
 from broker.connection import connect
 from tests.stack import until
 

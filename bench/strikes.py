@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from bench.fleet import Api, Fleet, Worker
+from bench.fleet import Api, Fleet, Worker, lives
 from tests.stack import until
 
 PAUSE_S = (3.0, 8.0)
@@ -101,7 +101,7 @@ class Strikes:
         children = part.pids[1:]
         part.process.signal(signal.SIGKILL)
         part.process.wait()
-        until(lambda: not any(map(is_alive, children)), f"{part.role} ends without its supervisor")
+        until(lambda: not any(map(lives, children)), f"{part.role} ends without its supervisor")
         part.start()
 
     def _kill_all(self, part: Api) -> None:
@@ -135,12 +135,3 @@ def kill(pid: int) -> None:
     """Kill a process that may have ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench.following import FAULTS, Verdict
 from bench.memory import Life, Trend, trend
 from bench.store import Store
+from bench.verdicts import FAULTS, Verdict
 
 REDIS = "redis"
 
 MOST_MB_PER_MIN = 1.0
-"""Growth that counts as a leak: at the load of a soak a request that leaves 5 kB behind for ever."""
+"""Growth that counts as a leak: at three requests a second, 6 kB of each that stay for ever."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Tally:
     def redis_rest_mb(self) -> float:
         """By how much Redis grew beyond what its keys take.
 
-        The keys are kept on purpose, each for its time (`broker.keys`), so Redis as a whole grows for
-        15 minutes, and by its records for a day.
+        The keys are kept on purpose, each for its time (`broker.keys`): Redis as a whole grows for
+        15 minutes, by its records for a day.
         """
         return (self.after.rest - self.before.rest) / 2**20
 
