@@ -76,7 +76,7 @@ class Asks:
         if kind == "picture":
             question, answer = dice.choice(self._pictures)
             return Ask(name, kind, question, answer)
-        count = LONG if kind in ("stopped", "leaving") else dice.randrange(20, 120)
+        count = LONG if kind in ("stopped", "leaving") else dice.randrange(20, 100)
         words = " ".join(f"{name}.{place}" for place in range(count))
         rule = "cancel" if kind == "leaving" else GRACE
         wanted = body(words, ECHO, stream=True, on_disconnect=rule)

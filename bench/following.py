@@ -17,7 +17,7 @@ import httpx
 import redis
 
 from bench.asks import Ask
-from bench.verdicts import FAULTS, Outcome, Verdict, evidence, judge
+from bench.verdicts import FAULTS, Outcome, Verdict, evidence, judge, judge_error
 from broker import jobs
 from broker.channel import read_log
 from broker.errors import JobNotFound
@@ -63,7 +63,7 @@ class Follower(Heard):
         except Refused as refusal:
             return self._verdict("refused", str(refusal))
         except EndedInError as error:
-            return self._verdict("failed", str(error.args[0]))
+            return self._verdict(*judge_error(self._ask, self.told, error.args[0]), self._log())
         except Gone as gone:
             return self._verdict("lost", str(gone))
         log = self._log()
@@ -151,7 +151,7 @@ class Follower(Heard):
     def _log(self) -> list[Event]:
         """Return the log of the job when it has ended, however long Redis is away meanwhile."""
         deadline_s = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline_s:
+        while self.job_id and time.monotonic() < deadline_s:
             with suppress(redis.RedisError, JobNotFound):
                 if jobs.read(self._redis, self.job_id).state in jobs.ENDED:
                     return read_log(self._redis, self.job_id)

@@ -87,8 +87,8 @@ def read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--minutes", type=float, default=10.0)
     add("--per-second", type=float, default=3.0, metavar="N", help="requests (default: 3)")
-    add("--compile", choices=["auto", "now", "off"], default="auto",
-        help="HELIOGRAPH_COMPILE of the workers with the demo model")  # fmt: skip
+    add("--compile", action=argparse.BooleanOptionalAction, default=True,
+        help="compile the demo model first, which takes minutes (default: yes)")  # fmt: skip
     add("--seed", type=int, default=secrets.randbelow(10**9),
         help="what another run printed, for its requests and its order of faults")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="keep all figures")

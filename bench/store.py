@@ -20,6 +20,7 @@ LASTING = frozenset(
         keys.CHAT_LOG,
         keys.DEADLINES,
         keys.START_BY,
+        keys.QUARANTINE,
     )
 )
 """Keys that stay, see `broker.keys`; their members are swept, few, or bounded."""

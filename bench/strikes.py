@@ -19,7 +19,7 @@ from contextlib import suppress
 from bench.fleet import Api, Fleet, Worker, lives
 from tests.stack import until
 
-PAUSE_S = (3.0, 8.0)
+PAUSE_S = (4.0, 10.0)
 """Time between what one fault has stopped being started again and the next fault."""
 
 AWAY_S = (0.5, 3.0)

@@ -57,6 +57,15 @@ def judge(ask: Ask, told: Told, log: Sequence[Event]) -> tuple[Outcome, str]:
     return "cancelled" if is_cancelled else "answered", ""
 
 
+def judge_error(ask: Ask, told: Told, code: str) -> tuple[Outcome, str]:
+    """Look at what a client heard before its answer ended in an error."""
+    if told.duplicated:
+        return "duplicated", f"events came again before {code}"
+    if not ask.expected.startswith(told.text):
+        return "wrong", f"the text before {code} differs from the undisturbed one"
+    return "failed", code
+
+
 def evidence(ask: Ask, told: Told, job_id: str, log: Sequence[Event]) -> dict[str, Any]:
     """Return what it takes to find the cause of a failure."""
     return {

@@ -13,7 +13,7 @@ from bench.asks import Ask
 from bench.memory import LEAST_S, WARM_UP_S, Life, trend
 from bench.store import Store
 from bench.tally import MOST_MB_PER_MIN, Tally
-from bench.verdicts import judge
+from bench.verdicts import judge, judge_error
 from broker.events import Claim, Delta, End, Event, EventId, Timings, Usage
 from tests.chaos.cases import Told
 
@@ -21,7 +21,7 @@ from tests.chaos.cases import Told
 @pytest.mark.timeout(300)
 def test_a_short_soak_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
-    arguments = ["--minutes", "0.3", "--per-second", "4", "--compile", "off", "--seed", "3"]
+    arguments = ["--minutes", "0.3", "--per-second", "4", "--no-compile", "--seed", "3"]
     status = soak.main([*arguments, "--json", str(file)])
     shown = capsys.readouterr().out
     assert status == 0, shown
@@ -97,6 +97,18 @@ def test_what_a_client_did_not_hear_once_is_seen(
     ask: Ask, heard: Told, log: list[Event], expected: tuple[str, str]
 ) -> None:
     assert judge(ask, heard, log) == expected
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [
+        (told(1, 3), ("failed", "job_lost")),
+        (told(1, 3, 3), ("duplicated", "events came again before job_lost")),
+        (told(3), ("wrong", "the text before job_lost differs from the undisturbed one")),
+    ],
+)
+def test_an_error_excuses_nothing_before_it(heard: Told, expected: tuple[str, str]) -> None:
+    assert judge_error(ASK, heard, "job_lost") == expected
 
 
 def test_another_text_under_the_same_id_is_wrong() -> None:
