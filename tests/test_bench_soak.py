@@ -21,7 +21,7 @@ from tests.chaos.cases import Told
 @pytest.mark.timeout(300)
 def test_a_short_soak_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
-    arguments = ["--minutes", "0.3", "--per-second", "4", "--no-compile", "--seed", "3"]
+    arguments = ["--minutes", "0.3", "--per-second", "4", "--no-compile", "--seed", "8"]
     status = soak.main([*arguments, "--json", str(file)])
     shown = capsys.readouterr().out
     assert status == 0, shown
@@ -37,7 +37,7 @@ def test_a_short_soak_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {"redis", "worker", "demo worker", "supervisor", "api", "api's master"} == roles
     assert all(max(life["sizes_mb"]) > 1 for life in figures["memory"])
     assert "lost 0, duplicated 0, wrong 0" in shown
-    assert "all is well" in shown and "--seed 3" in shown
+    assert "all is well" in shown and "--seed 8" in shown
 
 
 ASK = Ask("1", "text", {"model": "echo", "messages": []}, "a b c")
