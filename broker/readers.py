@@ -53,18 +53,21 @@ end
 """
 )
 
-# Leases that ran out are no readers. Returns whether the job shall be cancelled. One that is left
-# may be of a dead process, which will not leave: when it has run out the job is looked at again.
+# Leases that ran out are no readers. Returns whether the job shall be cancelled. A lease that is
+# left may be of a dead process, which will not leave, and after an outage those of the living have
+# yet to be renewed (`late`): then the job is looked at when both is over.
 _LEAVE = (
     _NOW
     + """
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', later(0))
 local cancel = redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel'
-if redis.call('ZCARD', KEYS[1]) > 0 then
-  if cancel then redis.call('ZADD', KEYS[3], later(ARGV[3]), ARGV[2]) end
+local is_read = redis.call('ZCARD', KEYS[1]) > 0
+if cancel and (is_read or ARGV[4] == 'late') then
+  redis.call('ZADD', KEYS[3], later(ARGV[3]), ARGV[2])
   return 0
 end
+if is_read then return 0 end
 local seconds = grace(KEYS[2])
 if seconds then redis.call('ZADD', KEYS[3], later(seconds), ARGV[2]) end
 return cancel and 1 or 0
@@ -180,9 +183,10 @@ class Readers:
                 self._leaving[reader] = job_id
             raise
 
-    def _leave(self, reader: str, job_id: str) -> bool:
+    def _leave(self, reader: str, job_id: str, late: str = "") -> bool:
         names = (keys.readers(job_id), keys.job(job_id), keys.DEADLINES)
-        if not self._client.eval(_LEAVE, len(names), *names, reader, job_id, keys.READER_TTL_S):
+        values = (reader, job_id, keys.READER_TTL_S, late)
+        if not self._client.eval(_LEAVE, len(names), *names, *values):
             return False
         return queues.cancel(self._client, job_id)
 
@@ -205,7 +209,7 @@ class Readers:
         """Tell Redis of those that left while it was away; from then on nobody waits for it."""
         for reader, job_id in tuple(self._leaving.items()):
             try:
-                self._leave(reader, job_id)
+                self._leave(reader, job_id, "late")
             except RedisError:
                 return
             with self._lock:

@@ -16,6 +16,9 @@ from tests.stack import Stack, until
 LONG = "tokens_per_s=25&tokens=1500"
 """Answers of a minute."""
 
+NOTICED_S = keys.READER_TTL_S + 3.0
+"""Leases run out, then the janitor comes by."""
+
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -43,7 +46,7 @@ def test_a_client_that_leaves(server: RedisServer, stack: Stack) -> None:
     client.leave()
     until(lambda: "Redis is told later" in stack.processes[-1].output, "the process has tried")
     server.start()
-    until(lambda: is_cancelled(stack, client), "its job is cancelled", 5)
+    until(lambda: is_cancelled(stack, client), "its job is cancelled", NOTICED_S)
     until(lambda: idle(stack), "nothing is left of it")
 
 
@@ -64,5 +67,5 @@ def test_a_client_that_comes_back_from_a_dead_process_and_leaves(stack: Stack) -
     client.until_tokens(client.told.tokens + 5)
     assert client.connections == 2
     client.leave()
-    until(lambda: is_cancelled(stack, client), "its job is cancelled", keys.READER_TTL_S + 3)
+    until(lambda: is_cancelled(stack, client), "its job is cancelled", NOTICED_S)
     until(lambda: idle(stack), "nothing is left of it")
