@@ -8,12 +8,13 @@ import pytest
 from broker import jobs, keys
 from tests.chaos.redis_server import RedisServer
 from tests.chaos.streams import Client
-from tests.chaos.test_redis import answers, idle
+from tests.chaos.test_redis import answers, idle, wait
 from tests.chaos.test_redis import server as server
 from tests.chaos.test_redis import stack as stack
 from tests.stack import Stack, until
 
-LONG = "tokens_per_s=25&tokens=1500"
+TOKENS_PER_S = 25
+LONG = f"tokens_per_s={TOKENS_PER_S}&tokens=1500"
 """Answers of a minute."""
 
 NOTICED_S = keys.READER_TTL_S + 3.0
@@ -69,3 +70,22 @@ def test_a_client_that_comes_back_from_a_dead_process_and_leaves(stack: Stack) -
     client.leave()
     until(lambda: is_cancelled(stack, client), "its job is cancelled", NOTICED_S)
     until(lambda: idle(stack), "nothing is left of it")
+
+
+def test_a_client_that_stays_when_another_leaves(server: RedisServer, stack: Stack) -> None:
+    """Both leases ran out meanwhile; the one who stays has time to renew its own."""
+    stack.echo_worker(LONG)
+    apis = [stack.api(), stack.api()]
+    leaving = Client(apis[:1], {"text": "word", "model": "echo"})
+    leaving.until_tokens(5)
+    staying = Client(apis[1:], {}, job_id=leaving.job_id)
+    staying.until_tokens(5)
+    server.kill()
+    leaving.leave()
+    wait(keys.READER_TTL_S + 1.0)
+    server.start()
+    staying.until_tokens(staying.told.tokens + int(2 * NOTICED_S * TOKENS_PER_S))
+    assert not is_cancelled(stack, staying)
+    staying.leave()
+    until(lambda: is_cancelled(stack, staying), "its job is cancelled", NOTICED_S)
+    assert staying.told.duplicated == staying.told.lost == 0
