@@ -98,7 +98,7 @@ class Fleet:
     """All processes of one run."""
 
     def __init__(self, folder: Path, is_compiled: bool) -> None:
-        """Start everything and wait until it serves.
+        """Start Redis only; see `start`.
 
         The demo model computes the same whatever is beside it and before it where passes are
         compiled, or in float32.
@@ -111,6 +111,9 @@ class Fleet:
         self.apis = [Api(self.stack) for _ in SIDES]
         self.workers = [Worker(self.stack, "worker", *echo) for _ in SIDES]
         self.demo_workers = [Worker(self.stack, "demo worker", *demo) for _ in SIDES]
+
+    def start(self) -> None:
+        """Start everything and wait until it serves."""
         for part in self.parts:
             part.start()
         for part in self.parts:

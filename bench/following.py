@@ -164,4 +164,4 @@ class Follower(Heard):
             proof = evidence(self._ask, self.told, self.job_id, log)
         moved = bool(self.last) and self.told.ids[-1].attempt > 1
         returns = max(0, self._connections - 1)
-        return Verdict(self._ask, outcome, why, returns, moved, proof)
+        return Verdict(self._ask, outcome, time.monotonic(), why, returns, moved, proof)

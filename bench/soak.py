@@ -30,6 +30,7 @@ from bench.report import machine
 from bench.strikes import Strikes
 from bench.tally import Tally
 from bench.verdicts import Verdict
+from broker import quarantine
 from broker.connection import connect
 from tests.stack import until
 
@@ -68,7 +69,9 @@ def soak(fleet: Fleet, flags: argparse.Namespace) -> Tally:
     return Tally(
         minutes=minutes,
         verdicts=verdicts,
-        strikes=dict(strikes.counts),
+        strikes=strikes.counts,
+        away=strikes.away,
+        set_aside={each.job_id for each in quarantine.read_all(fleet.stack.redis)},
         lives=sampler.lives,
         before=before,
         after=store.read(fleet.stack.redis),
@@ -104,12 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     fleet = Fleet(folder, flags.compile)
     try:
+        fleet.start()
         tally = soak(fleet, flags)
     finally:
         fleet.stop()
     problems = tally.problems()
-    print(tally.failures())
-    print(tally.table())
+    print(*tally.failures(), tally.table(), sep="\n")
     print(f"The same requests again: --seed {flags.seed}")
     print("\n".join(problems) or "all is well")
     found = {"machine": machine("bench.soak"), "settings": settings(flags)} | tally.as_json()

@@ -32,7 +32,8 @@ class Strikes:
     def __init__(self, fleet: Fleet, seed: str, half_s: float) -> None:
         """Begin; side 1 is struck from `half_s` seconds on."""
         self.counts: Counter[str] = Counter()
-        self.times: list[tuple[float, str]] = []
+        self.away: list[tuple[float, float]] = []
+        """When Redis went and when it was back, by the monotonic clock."""
         self._fleet = fleet
         self._dice = random.Random(f"{seed} strikes")
         self._half_s = half_s
@@ -61,7 +62,6 @@ class Strikes:
                 if self._stopped.wait(self._dice.uniform(*PAUSE_S)):
                     return
                 self.counts[name] += 1
-                self.times.append((time.monotonic() - self._began_s, name))
                 strike()
         except BaseException as failure:
             self._failure = failure
@@ -117,18 +117,19 @@ class Strikes:
         part.process.wait(30)
         part.start()
 
-    def _kill_redis(self) -> None:
+    def _kill_redis(self, *others: int) -> None:
+        gone_s = time.monotonic()
         self._fleet.redis.kill()
-        self._stopped.wait(self._dice.uniform(*AWAY_S))
-        self._fleet.redis.start()
-
-    def _kill_redis_and_worker(self) -> None:
-        self._fleet.wait_for(self._fleet.workers[self._side])
-        self._fleet.redis.kill()
-        for pid in self._fleet.workers[self._side].pids[1:]:
+        for pid in others:
             kill(pid)
         self._stopped.wait(self._dice.uniform(*AWAY_S))
         self._fleet.redis.start()
+        self.away.append((gone_s, time.monotonic()))
+
+    def _kill_redis_and_worker(self) -> None:
+        worker = self._fleet.workers[self._side]
+        self._fleet.wait_for(worker)
+        self._kill_redis(*worker.pids[1:])
 
 
 def kill(pid: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from bench.memory import Life, Trend, trend
@@ -12,6 +12,9 @@ from bench.store import Store
 from bench.verdicts import FAULTS, Verdict
 
 REDIS = "redis"
+
+REGISTERED_S = 5.0
+"""After so long all workers are registered again with a Redis that was away."""
 
 MOST_MB_PER_MIN = 1.0
 """Growth that counts as a leak: at three requests a second, 6 kB of each that stay for ever."""
@@ -24,6 +27,8 @@ class Tally:
     minutes: float
     verdicts: Sequence[Verdict]
     strikes: dict[str, int]
+    away: Sequence[tuple[float, float]]
+    set_aside: Collection[str]
     lives: Sequence[Life]
     before: Store
     after: Store
@@ -50,9 +55,18 @@ class Tally:
         """
         return (self.after.rest - self.before.rest) / 2**20
 
+    def was_away(self, at_s: float) -> bool:
+        """Whether Redis was away then, or so lately that no worker had registered again."""
+        return any(gone_s <= at_s <= back_s + REGISTERED_S for gone_s, back_s in self.away)
+
     def problems(self) -> list[str]:
         """Return what should not be, one line each; nothing if all is well."""
         found = [f"{name}: {self.counts[name]}" for name in FAULTS if self.counts[name]]
+        refused = [v for v in self.verdicts if v.outcome == "refused" and not self.was_away(v.at_s)]
+        found += [f"refused though Redis answered: {verdict.why}" for verdict in refused]
+        failed = [v for v in self.verdicts if v.outcome == "failed"]
+        unclear = [v for v in failed if v.evidence["job"] not in self.set_aside]
+        found += [f"ended in an error, and was not set aside: {verdict.why}" for verdict in unclear]
         found += [
             f"{each.role} grows by {each.mb_per_min:.2f} MB per minute"
             for each in self.trends
@@ -74,7 +88,7 @@ class Tally:
         lines = [
             f"sent {len(self.verdicts)} in {self.minutes:.1f} min, answered {counts['answered']}, "
             f"cancelled {counts['cancelled']}, refused {counts['refused']}, "
-            f"ended in an error {counts['failed']}",
+            f"ended in an error {counts['failed']} (set aside {len(self.set_aside)})",
             f"resumed {resumed} ({returns} times), moved to another worker {moved}",
             ", ".join(f"{name} {counts[name]}" for name in FAULTS),
             f"refusals and errors: {_listed(why) or 'none'}",
@@ -94,10 +108,10 @@ class Tally:
         )
         return "\n".join(lines)
 
-    def failures(self) -> str:
+    def failures(self) -> list[str]:
         """Write what is needed to find the cause of each failure."""
-        bad = (v for v in self.verdicts if v.evidence)
-        return "\n".join(f"{v.outcome}: {v.why}\n{json.dumps(v.evidence, indent=2)}" for v in bad)
+        bad = (verdict for verdict in self.verdicts if verdict.evidence)
+        return [f"{v.outcome}: {v.why}\n{json.dumps(v.evidence, indent=2)}" for v in bad]
 
     def as_json(self) -> dict[str, object]:
         """Return everything that is worth keeping."""

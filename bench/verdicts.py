@@ -19,10 +19,11 @@ FAULTS: tuple[Outcome, ...] = ("lost", "duplicated", "wrong")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one request; `returns` counts the connections after the first."""
+    """What became of one request, and when; `returns` counts the connections after the first."""
 
     ask: Ask
     outcome: Outcome
+    at_s: float
     why: str = ""
     returns: int = 0
     moved: bool = False

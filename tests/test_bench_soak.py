@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bench.asks import Ask
 from bench.memory import LEAST_S, WARM_UP_S, Life, trend
 from bench.store import Store
 from bench.tally import MOST_MB_PER_MIN, Tally
-from bench.verdicts import judge, judge_error
+from bench.verdicts import Outcome, Verdict, judge, judge_error
 from broker.events import Claim, Delta, End, Event, EventId, Timings, Usage
 from tests.chaos.cases import Told
 
@@ -148,10 +149,32 @@ def test_a_short_life_has_no_trend() -> None:
     assert trend("worker", [life(1, 0, WARM_UP_S + LEAST_S - 1, 50, 9.0)]).mb_per_min is None
 
 
-def tally(*lives: Life, rest: int = 0) -> Tally:
-    """What ten minutes found that lost nothing."""
+def tally(*lives: Life, verdicts: Sequence[Verdict] = (), rest: int = 0) -> Tally:
+    """What ten minutes found, Redis having been away for two seconds."""
     before, after = Store(0, {}, ()), Store(rest, {}, ())
-    return Tally(10.0, [], {}, lives, before, after, [], [])
+    away = [(100.0, 102.0)]
+    return Tally(10.0, verdicts, {}, away, {"aside"}, lives, before, after, [], [])
+
+
+def test_a_refusal_is_no_problem_while_redis_is_away() -> None:
+    refused = Verdict(ASK, "refused", 101.0, "redis_unavailable")
+    late = replace(refused, at_s=110.0, why="no_live_worker")
+    found = tally(verdicts=[refused, late])
+    assert found.counts["refused"] == 2
+    assert found.problems() == ["refused though Redis answered: no_live_worker"]
+
+
+def test_an_error_is_no_problem_where_a_job_was_set_aside() -> None:
+    failed = Verdict(ASK, "failed", 1.0, "worker_failed", evidence={"job": "aside"})
+    lost = replace(failed, why="job_lost", evidence={"job": "other"})
+    assert tally(verdicts=[failed, lost]).problems() == [
+        "ended in an error, and was not set aside: job_lost"
+    ]
+
+
+@pytest.mark.parametrize("outcome", ["lost", "duplicated", "wrong"])
+def test_one_bad_answer_is_a_problem(outcome: Outcome) -> None:
+    assert tally(verdicts=[Verdict(ASK, outcome, 1.0, "why")]).problems() == [f"{outcome}: 1"]
 
 
 def test_memory_that_grows_is_a_problem() -> None:
