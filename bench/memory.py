@@ -1,8 +1,8 @@
 """The memory of processes over time, and whether it grows.
 
-A process is told apart by its pid: one that is started again begins a new life. What a process
-takes in its first minute is its warm-up. The trend of a role is one slope fitted to all lives of
-its processes together, each with a level of its own, so that neither a restart nor the difference
+A process is told apart by its pid: one that is started again begins a new life. What it takes in
+its first two minutes is its warm-up. The trend of a role is one slope fitted to all lives of its
+processes together, each with a level of its own, so that neither a restart nor the difference
 between two processes counts as growth.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import psutil
 
 PERIOD_S = 1.0
-WARM_UP_S = 60.0
+WARM_UP_S = 120.0
 LEAST_S = 60.0
 """A life is fitted when it has so much after its warm-up."""
 

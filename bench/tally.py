@@ -17,7 +17,10 @@ REGISTERED_S = 5.0
 """After so long all workers are registered again with a Redis that was away."""
 
 MOST_MB_PER_MIN = 1.0
-"""Growth that counts as a leak: at three requests a second, 6 kB of each that stay for ever."""
+"""Growth that counts as a leak: at three requests a second, 6 kB of each that stay for ever.
+
+What allocators take over the first thousands of requests is up to half of it, and less each minute.
+"""
 
 
 @dataclass(frozen=True)
