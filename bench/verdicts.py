@@ -44,6 +44,10 @@ def judge(ask: Ask, told: Told, log: Sequence[Event]) -> tuple[Outcome, str]:
     logged = [event.id for event in log if isinstance(event, End) or _text([event])]
     if ask.kind == "leaving":
         logged = logged[: len(heard)]
+    if _was_told_whole(ask, told) and told.ids[-1] not in logged:
+        # Redis was killed before its file had the end, so the job ran again; its reader had left.
+        logged = [event_id for event_id in logged if event_id < told.ids[-1]] + [told.ids[-1]]
+        return ("answered", "") if heard == logged else ("wrong", "its log is another one")
     if missing := [event_id for event_id in logged if event_id not in set(heard)]:
         return "lost", f"not heard: {' '.join(map(str, missing))}"
     if heard != logged:
@@ -81,6 +85,10 @@ def evidence(ask: Ask, told: Told, job_id: str, log: Sequence[Event]) -> dict[st
         "claims": [repr(event) for event in log if isinstance(event, Claim)],
         "last_events": [repr(event) for event in log[-5:]],
     }
+
+
+def _was_told_whole(ask: Ask, told: Told) -> bool:
+    return told.ended and told.lost == 0 and told.text == ask.expected
 
 
 def _text(log: Sequence[Event]) -> str:

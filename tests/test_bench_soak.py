@@ -112,6 +112,15 @@ def test_an_error_excuses_nothing_before_it(heard: Told, expected: tuple[str, st
     assert judge_error(ASK, heard, "job_lost") == expected
 
 
+def test_an_end_that_redis_forgot_is_told_once() -> None:
+    """The job runs again when its reader has long heard the end."""
+    again = replace(LOG[4], id=EventId(9, 1), text="")  # type: ignore[type-var]
+    log = [*LOG[:4], Claim(EventId(9, 0), "w3"), again]
+    assert judge(ASK, told(1, 3, 4), log) == ("answered", "")
+    assert judge(ASK, told(1, 3), log) == ("lost", "not heard: 9-1")
+    assert judge(ASK, told(3, 4), log)[0] == "lost"
+
+
 def test_another_text_under_the_same_id_is_wrong() -> None:
     heard = told(1, 3, 4)
     heard.events[1] = (3.0, Delta(EventId(2, 1), " x", (2,)))
