@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from broker.errors import ConfigurationError
+from broker.loading import uncollected
 from workers.engines.base import Engine, EngineOptions, Loading, Upstream
 
 _ENGINES = {
@@ -36,5 +37,7 @@ def load_engine(options: EngineOptions, progress: Loading) -> Engine | Upstream:
     except KeyError:
         known = ", ".join(_ENGINES)
         raise ConfigurationError(f"engine {options.engine!r} is not one of: {known}") from None
-    engine: Engine | Upstream = getattr(import_module(module), cls)(options, progress)
+    with uncollected():
+        build = getattr(import_module(module), cls)
+    engine: Engine | Upstream = build(options, progress)
     return engine
