@@ -8,12 +8,12 @@ VENV ?= .venv
 # Test files at a time: most of what they do is to wait, those of faults most of all.
 JOBS ?= 3
 CHAOS_JOBS ?= 5
-# What measures how evenly streams come has the machine to itself.
-ALONE = tests/chaos/test_many.py \
+# What measures how evenly streams come, or has a browser show a megabyte, has the machine to itself.
+ALONE = tests/frontend/test_ui_output.py tests/chaos/test_many.py \
   tests/chaos/test_slow_readers.py::test_fifty_slow_readers_beside_fifty_others
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)
-BESIDE = --dist loadfile --no-loadscope-reorder -n
+BESIDE = $(ALONE:%=--deselect %) --dist loadfile --no-loadscope-reorder -n
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: up test chaos check install install-dev
@@ -25,7 +25,7 @@ up: install
 test: check
 	@status=0; \
 	$(PYTEST) $(BESIDE) $(JOBS) --ignore tests/chaos || status=$$?; \
-	$(PYTEST) $(BESIDE) $(CHAOS_JOBS) tests/chaos $(ALONE:%=--deselect %) || status=$$?; \
+	$(PYTEST) $(BESIDE) $(CHAOS_JOBS) tests/chaos || status=$$?; \
 	$(PYTEST) $(ALONE) || status=$$?; \
 	exit $$status
 
