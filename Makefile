@@ -8,8 +8,9 @@ VENV ?= .venv
 # Test files at a time: most of what they do is to wait, those of faults most of all.
 JOBS ?= 3
 CHAOS_JOBS ?= 5
-# What measures how evenly streams come, or has a browser show a megabyte, has the machine to itself.
-ALONE = tests/frontend/test_ui_output.py tests/chaos/test_many.py \
+# These have the machine to themselves: they compile a model, have a browser show a megabyte, and
+# measure how evenly streams come.
+ALONE = tests/chaos/test_compiled.py tests/frontend/test_ui_output.py tests/chaos/test_many.py \
   tests/chaos/test_slow_readers.py::test_fifty_slow_readers_beside_fifty_others
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)
