@@ -32,7 +32,11 @@ class AddressRefused(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Addresses of a network, or a host by name; with a port, only that one."""
+    """Addresses of a network, or a host by name; with a port, only that one.
+
+    A name stands for what its resolver says today, so it never allows what is this machine's or its
+    link's alone, where services such as those of metadata listen; a network does.
+    """
 
     host: str
     network: Network | None
@@ -43,8 +47,12 @@ class Rule:
         if self.port not in (None, port):
             return False
         if self.network is None:
-            return host.lower() == self.host
+            return host.lower() == self.host and not self._is_near(address)
         return address in self.network
+
+    def _is_near(self, address: Address) -> bool:
+        loopback = address.is_loopback and self.host != "localhost"
+        return loopback or address.is_link_local or address.is_unspecified
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,8 @@ class AllowList:
                 raise AddressRefused(
                     f"{host}:{port} is not an address that may be called from here. Allowed are "
                     "loopback, on the word of a program of this machine, and what "
-                    "HELIOGRAPH_WORKER_ADDRESSES lists."
+                    "HELIOGRAPH_WORKER_ADDRESSES lists; a name that it lists does not stand for "
+                    "loopback or link-local addresses."
                 )
         return str(found[0])
 

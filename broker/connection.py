@@ -21,6 +21,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from broker import keys
 from broker.errors import ConfigurationError, RedisFull, RedisReadOnly, RedisUnavailable
+from broker.turns import Turns
 
 CONNECT_TIMEOUT_S = 1.0
 SOCKET_TIMEOUT_S = 1.5
@@ -68,7 +69,7 @@ def connect(
             f"REDIS_URL={url!r}: use redis://, rediss://, unix:// or sentinel://."
         )
     pool = redis.BlockingConnectionPool.from_url(
-        url, max_connections=MAX_CONNECTIONS, timeout=TURN_TIMEOUT_S, **options
+        url, max_connections=MAX_CONNECTIONS, timeout=TURN_TIMEOUT_S, queue_class=Turns, **options
     )
     return redis.Redis.from_pool(pool)  # closing the client closes its connections
 
@@ -129,6 +130,7 @@ def _connect_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
         connection_pool_class=_SentinelPool,
         max_connections=MAX_CONNECTIONS,
         timeout=TURN_TIMEOUT_S,
+        queue_class=Turns,
         db=int(query.get("db", ["0"])[0]),
         password=query.get("password", [None])[0],
         **options,

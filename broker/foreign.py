@@ -26,7 +26,7 @@ class ForeignWorker(BaseModel):
     """What a foreign worker said when it registered, or when it was asked.
 
     `models` is empty as long as nobody has asked a worker that did not say. `fastchat` is what the
-    form of its registration tells.
+    form of its registration tells, or with older versions its answers.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -84,11 +84,22 @@ def beat(client: redis.Redis, address: str, queue_length: int) -> bool:
     return bool(client.eval(_BEAT, 1, key, str(queue_length), *ttls))
 
 
+# In one step, for the same reason.
+_TELL = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+if ARGV[3] and redis.call('TTL', KEYS[1]) >= 0 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+"""
+
+
 def tell_models(client: redis.Redis, address: str, models: tuple[str, ...]) -> None:
     """Write down the models that a worker answered with when it was asked, if it is still here."""
-    key = keys.foreign_worker(address)
-    if client.exists(key):
-        client.hset(key, "models", json.dumps(models))
+    client.eval(_TELL, 1, keys.foreign_worker(address), "models", json.dumps(models))
+
+
+def tell_fastchat(client: redis.Redis, address: str) -> None:
+    """Write down that a worker turned out to be FastChat's, whose heartbeats are further apart."""
+    client.eval(_TELL, 1, keys.foreign_worker(address), "fastchat", "1", str(FASTCHAT_TTL_S))
 
 
 def withdraw(client: redis.Redis, address: str) -> bool:

@@ -27,12 +27,13 @@
 |                        |         | aside: 7 days       |            |                  |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback     | stream  | for ever            | frontend   | operators        |
+| helio:history:{model}  | stream  | 1 h                 | worker     | frontend         |
 | helio:count:{id}       | list    | 10 s                | worker     | API              |
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
 | helio:lock:janitor     | string  | 2 s                 | workers    | workers          |
 | helio:foreign          | set     | members are swept   | API        | bridge, API      |
-| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API        | bridge, API      |
-|                        |         | 100 s, renewed; or  |            |                  |
+| helio:foreign:{url}    | hash    | 35 s, FastChat's    | API,       | bridge, API      |
+|                        |         | 100 s, renewed; or  | bridge     |                  |
 |                        |         | until withdrawn     |            |                  |
 | helio:lock:bridge      | string  | 5 s                 | bridges    | bridges          |
 | helio:cell             | string  | for ever            | whoever is | API, workers     |
@@ -138,6 +139,11 @@ def reader(reader_id: str) -> str:
 def image(sha256: str) -> str:
     """Uploaded bytes of a picture."""
     return f"helio:image:{sha256}"
+
+
+def history(model: str) -> str:
+    """Samples of the last hour of a model."""
+    return f"helio:history:{model}"
 
 
 def count(count_id: str) -> str:

@@ -7,6 +7,7 @@ no list. Knows neither why a job is given back nor who runs it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -45,6 +46,37 @@ def read(client: redis.Redis, model: str) -> list[Lease]:
     entries: Any = client.zrange(leases_key(model), 0, -1, withscores=True)
     names = ((raw.decode().rpartition(":"), score) for raw, score in entries)
     return [Lease(job_id, execution_id, score) for (job_id, _, execution_id), score in names]
+
+
+# What RQ does for each execution in four commands; a lease that was taken away does not come back.
+_RENEW = f"""{ALLOW_OOM}
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+for place = 1, #KEYS / 2 do
+  local execution, executions = KEYS[2 * place], KEYS[2 * place + 1]
+  local member, id = ARGV[2 * place], ARGV[2 * place + 1]
+  if redis.call('ZSCORE', KEYS[1], member) then
+    redis.call('ZADD', KEYS[1], string.format('%.3f', now + ARGV[1]), member)
+    redis.call('HSET', execution, 'last_heartbeat', string.format('%.3f', now))
+    redis.call('EXPIRE', execution, ARGV[1])
+    redis.call('ZADD', executions, string.format('%.3f', now + ARGV[1] + 60), id)
+    redis.call('EXPIRE', executions, ARGV[1] + 60)
+  end
+end
+"""
+
+
+def renew(pipe: Pipeline, model: str, held: Sequence[Lease], ttl_s: int) -> None:
+    """Queue on `pipe` that leases last `ttl_s` seconds from now on, as far as they are still there.
+
+    One command for all: a worker may hold a thousand.
+    """
+    names, values = [leases_key(model)], [str(ttl_s)]
+    for lease in held:
+        _, executions, execution, _ = _keys_of(model, lease)
+        names += (execution, executions)
+        values += (lease.member, lease.execution_id)
+    pipe.eval(_RENEW, len(names), *names, *values)
 
 
 # Only who removes the lease may queue the job, and only if no later attempt has it.

@@ -30,12 +30,16 @@ def announce(pipe: Pipeline, info: WorkerInfo) -> None:
     One that loads may be silent for longer, and the record of one that failed, which is its last,
     stays for a minute.
     """
-    ttl_s = _TTL_S.get(info.state, keys.WORKER_TTL_S)
     fields = {key: _plain(value) for key, value in info.model_dump().items()}
     pipe.hset(keys.worker(info.id), mapping=fields)  # type: ignore[arg-type]
-    pipe.expire(keys.worker(info.id), ttl_s)
+    pipe.expire(keys.worker(info.id), lifetime_s(info))
     pipe.sadd(keys.WORKERS, info.id)
     pipe.hset(keys.MODELS, info.model, info.id)
+
+
+def lifetime_s(info: WorkerInfo) -> int:
+    """Seconds that a heartbeat lasts."""
+    return _TTL_S.get(info.state, keys.WORKER_TTL_S)
 
 
 def _plain(value: object) -> object:

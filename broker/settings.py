@@ -30,8 +30,9 @@ class Settings:
     `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
     `control_token` lets machines other than this one register workers, whose addresses must match
     `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
-    own address. `ui_grace_s` is how long a job of the chat page outlives its tab. `groups` is
-    `name=model,model`, several with blanks between. `upstream_key` is the API key that a worker
+    own address. `operator_token` is the password of operators on the fleet page; without one nobody
+    gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab. `groups`
+    is `name=model,model`, several with blanks between. `upstream_key` is the API key that a worker
     with a remote engine sends. `queue_timeout_s` is how long a job may wait for a worker to take
     it, 0 for as long as it takes; the official client waits for 600 s.
     """
@@ -63,6 +64,7 @@ class Settings:
     public_url: str = ""
     control_token: str = field(default="", repr=False)
     worker_addresses: str = ""
+    operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
 
     @property

@@ -31,9 +31,9 @@ class Exchange:
         self.handler.end_headers()
         self.handler.wfile.write(data)
 
-    def begin(self, kind: str = "text/event-stream") -> None:
+    def begin(self, kind: str = "text/event-stream", status: int = 200) -> None:
         """Begin a stream that ends with the connection."""
-        self.handler.send_response(200)
+        self.handler.send_response(status)
         self.handler.send_header("Content-Type", kind)
         self.handler.send_header("Connection", "close")
         self.handler.end_headers()

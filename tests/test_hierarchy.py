@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,9 @@ from tests.workers.test_worker import answer, ask, deltas, running, say
 
 DEMO = "heliograph-demo"
 SLOW = "tokens_per_s=20&tokens=400"
+
+Join = Callable[[list["Cell"], str], None]
+"""A way to let each cell but the last have the next one compute a model."""
 
 
 @dataclass
@@ -58,6 +61,18 @@ def connect(cells: list[Cell], model: str) -> None:
         above.stack.worker(*remote_flags(model, below.address))
 
 
+def register(cells: list[Cell], model: str) -> None:
+    """Register each cell but the first as a worker of the one above."""
+    for cell in cells:
+        cell.address = cell.stack.api()
+    for above, below in pairwise(cells):
+        above.stack.start("bridge", "workers", "bridge")
+        body = {"worker_name": below.address, "check_heart_beat": False, "worker_status": None}
+        reply = httpx.post(f"{above.address}/register_worker", json=body)
+        assert (reply.status_code, reply.json()) == (200, None)
+    until(lambda: models(cells[0]) == [model], "the model came up to the top", 60)
+
+
 def remote_flags(model: str, upstream: str) -> tuple[str, ...]:
     return ("--engine", "remote", "--model-name", model, "--upstream", upstream)
 
@@ -85,14 +100,7 @@ def test_a_picture_is_seen_three_levels_down(cells: list[Cell], service: Service
 def test_cells_that_registered_as_workers_serve_the_parents_users(cells: list[Cell]) -> None:
     """As the originals' controllers do: without heartbeats, and without a status."""
     cells[2].stack.worker()
-    for cell in cells:
-        cell.address = cell.stack.api()
-    for above, below in pairwise(cells):
-        above.stack.start("bridge", "workers", "bridge")
-        body = {"worker_name": below.address, "check_heart_beat": False, "worker_status": None}
-        reply = httpx.post(f"{above.address}/register_worker", json=body)
-        assert (reply.status_code, reply.json()) == (200, None)
-    until(lambda: models(cells[0]) == ["heliograph-demo"], "the model came up to the top", 60)
+    register(cells, DEMO)
     address = httpx.post(f"{cells[0].address}/get_worker_address", json={"model": DEMO}).json()
     assert address == {"address": cells[0].address}
     picture = data_uri(scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160))))
@@ -117,9 +125,12 @@ def models(cell: Cell) -> list[str]:
     return names
 
 
-def test_a_cancelled_request_ends_on_all_levels(cells: list[Cell], service: Service) -> None:
+@pytest.mark.parametrize("join", [connect, register])
+def test_a_cancelled_request_ends_on_all_levels(
+    cells: list[Cell], service: Service, join: Join
+) -> None:
     cells[2].stack.echo_worker(SLOW)
-    connect(cells, "echo")
+    join(cells, "echo")
     asked = ask(service, "word")
     deltas(service, asked, 3)
     for cell in cells:
@@ -135,12 +146,20 @@ def kill(process: Process) -> None:
     process.wait()
 
 
+@pytest.mark.parametrize(
+    ("join", "reason"),
+    [(connect, "does not answer (ConnectError)"), (register, "cannot be connected to")],
+)
 def test_the_death_of_the_middle_cell_is_one_clear_error(
-    cells: list[Cell], service: Service, monkeypatch: pytest.MonkeyPatch
+    cells: list[Cell],
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    join: Join,
+    reason: str,
 ) -> None:
     monkeypatch.setattr(orphans, "ORPHAN_S", 5.0)
     cells[2].stack.echo_worker(SLOW)
-    connect(cells, "echo")
+    join(cells, "echo")
     asked = ask(service, "word")
     deltas(service, asked, 3)
     for process in cells[1].stack.processes:
@@ -158,6 +177,6 @@ def test_the_death_of_the_middle_cell_is_one_clear_error(
     assert any(isinstance(event, Delta) for event in events)
     until(lambda: running(cells[2].stack) == 0, "the bottom's slot is free")
     (down,) = registry.down(cells[0].stack.redis)
-    assert down.reason.endswith("does not answer (ConnectError)")
+    assert down.reason.endswith(reason)
     with pytest.raises(NoLiveWorker):
         ask(service, "another")

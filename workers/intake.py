@@ -125,8 +125,9 @@ class Intake:
 
     def renew(self, pipe: Pipeline, jobs: Iterable[RunningJob]) -> None:
         """Queue on `pipe` the renewal of the leases of running jobs."""
-        for running in jobs:
-            running.execution.heartbeat(running.job.started_job_registry, LEASE_S, pipe)
+        held = [running.lease for running in jobs]
+        if held:
+            leases.renew(pipe, self._queue.name, held, LEASE_S)
 
     def close(self, jobs: Sequence[tuple[Job, Execution]]) -> None:
         """RQ's success path for a result TTL of 0, for many jobs in one round trip."""

@@ -9,8 +9,9 @@ TLS verifies the name as ever. Knows nothing of what is said over the connection
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import httpcore2
@@ -18,8 +19,11 @@ import httpx2
 
 from broker.addresses import AddressRefused, AllowList, is_loopback
 from broker.errors import UpstreamFailed
+from workers.reply import parse
 
 CONNECT_S: Final = 3.0
+MAX_LOOKUPS: Final = 32
+"""Names that are resolved at a time: one that its server does not resolve blocks a thread."""
 MAX_REPLY: Final = 2**20
 """Bytes of a reply that is read as a whole."""
 
@@ -30,6 +34,8 @@ class AllowedBackend(httpcore2.AsyncNetworkBackend):
     def __init__(self, allowed: AllowList) -> None:
         self._allowed = allowed
         self._network = httpcore2.AnyIOBackend()
+        # Not the event loop's own threads, which others wait for.
+        self._lookups = ThreadPoolExecutor(MAX_LOOKUPS, "lookup")
 
     async def connect_tcp(
         self,
@@ -47,9 +53,8 @@ class AllowedBackend(httpcore2.AsyncNetworkBackend):
         """
         try:
             # A name that comes to stand for loopback is no program of this machine's word.
-            checking = asyncio.to_thread(
-                self._allowed.check, host, port, loopback=is_loopback(host)
-            )
+            check = partial(self._allowed.check, host, port, loopback=is_loopback(host))
+            checking = asyncio.get_running_loop().run_in_executor(self._lookups, check)
             address = await asyncio.wait_for(checking, timeout)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(f"{host} was not resolved in time") from error
@@ -116,10 +121,10 @@ async def ask(
                     raw += part
                     if len(raw) > MAX_REPLY:
                         raise UpstreamFailed(f"sent more than {MAX_REPLY:,} bytes")
-        answer = json.loads(raw)
+        answer = parse(bytes(raw))
     except (httpx2.HTTPError, AddressRefused, TimeoutError) as error:
         raise UpstreamFailed(describe(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UpstreamFailed("did not answer in JSON") from error
     if not isinstance(answer, dict):
         raise UpstreamFailed("did not answer with a JSON object")

@@ -26,7 +26,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker.base import BaseWorker
 
-from broker import images
+from broker import history, images
 from broker.cell import cell_id
 from broker.connection import connect
 from broker.errors import HeliographError
@@ -93,6 +93,7 @@ class BatchWorker(BaseWorker):
         self._is_broken = False
         self._last_lines = last_lines
         self._turnover = Turnover()
+        self._recorder = history.Recorder(worker_id, time.monotonic)
         self.outage = outage
         self._publisher = Publisher(
             self.redis,
@@ -279,6 +280,8 @@ class BatchWorker(BaseWorker):
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
             self._turnover.note(time.monotonic() - end.job.began_s)
+            if end.job.first_token_s is not None:
+                self._recorder.note(end.job.timings().first_token_s)
         self._taking.note_freed()
         ending.close(self.redis, self._intake, self.name, self.key, ended)
 
@@ -331,6 +334,7 @@ class BatchWorker(BaseWorker):
         """Queue on `pipe` the renewal of RQ's worker record and of every running job's lease.
 
         The whole record is written each time, so that it comes back after Redis lost its data.
+        Now and then a sample of what was done is added to the model's history.
         """
         self.last_heartbeat = now()
         pipe.hset(self.key, mapping={**self.serialize(), "state": "busy"})
@@ -338,3 +342,5 @@ class BatchWorker(BaseWorker):
         worker_registration.register(self, pipe)
         self._last_lines.write(pipe)
         self._intake.renew(pipe, tuple(self.running_jobs.values()))
+        if (sample := self._recorder.sample(self.tokens, len(self.running_jobs))) is not None:
+            history.add(pipe, self.queue.name, sample)

@@ -31,7 +31,7 @@ NUL = b"\0"
 NO_WORKER = 2
 WORKER_BROKE = 3
 _REFUSED = 1
-_NO_WORKER_CODES = frozenset({"model_not_found", "no_live_worker", "queue_full"})
+_NO_WORKER_CODES = frozenset({"model_not_found", "no_live_worker", "queue_full", "queue_timeout"})
 
 _quote = json.encoder.encode_basestring_ascii
 

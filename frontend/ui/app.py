@@ -56,12 +56,14 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     with uncollected():
         from starlette.middleware import Middleware
 
+        from frontend.operations import Operations
+        from frontend.ui.fleet_login import login_routes
         from frontend.ui.handlers import Handlers
         from frontend.ui.page import build_page
         from frontend.ui.web import BodyLimit, ContentPolicy, picture_route
 
-    service = Service(settings)
-    demo = build_page(Handlers(service, uploads), settings)
+    service, operations = Service(settings), Operations(settings)
+    demo = build_page(Handlers(service, uploads), operations, settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -82,7 +84,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         css_paths=Path(__file__).with_name("style.css"),
         app_kwargs={
             "openapi_url": None,
-            "routes": [picture_route(service)],
+            "routes": [picture_route(service), *login_routes(operations)],
             "middleware": [
                 Middleware(ContentPolicy),
                 Middleware(BodyLimit, max_bytes=settings.max_body_bytes),

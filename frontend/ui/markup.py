@@ -20,10 +20,12 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
-"""No single dollar: "$5 and $6" is money."""
+"""No single dollar: `as_markdown` turns those around a formula into the last of these."""
 
 # What Markdown or KaTeX escape themselves: fenced code (open to the end while it streams), code
-# spans, formulas. Outside of these, a `<` that could open a tag is escaped.
+# spans, formulas. Outside of these, a `<` that could open a tag is escaped. Single dollars mean a
+# formula if they touch it, no digit or letter touches them outside, and it is one word or has a
+# sign of mathematics: "$5 and $6" is money.
 _TAG_OR_LITERAL = re.compile(
     r"""
       (?P<literal>
@@ -31,6 +33,10 @@ _TAG_OR_LITERAL = re.compile(
         | (?P<ticks>`+) (?!`) .+? (?<!`) (?P=ticks) (?!`)
         | \$\$ .+? \$\$ | \\\( .+? \\\) | \\\[ .+? \\\]
       )
+    | (?<! [\w\\$] ) \$ (?P<formula>
+          [^\s$]+
+        | (?! \s ) (?= [^$\n]* [\\^_={}+*|<>] ) [^$\n]+ (?<! \s )
+      ) (?<! \\ ) \$ (?! [\w$] )
     | < (?= [A-Za-z/!?] )
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
@@ -39,7 +45,13 @@ _TAG_OR_LITERAL = re.compile(
 
 def as_markdown(text: str) -> str:
     """Text with its HTML made visible; code and formulas stay as they are."""
-    return _TAG_OR_LITERAL.sub(lambda match: match["literal"] or "&lt;", text)
+    return _TAG_OR_LITERAL.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    if match["formula"]:
+        return f"\\({match['formula']}\\)"
+    return match["literal"] or "&lt;"
 
 
 def render(conversation: Conversation, answer: str | None = None) -> list[dict[str, Any]]:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
+from gradio.components.navbar import Navbar
 from gradio.utils import get_upload_folder
 
 from broker.messages import ImageProcessMode
 from broker.settings import Settings
+from frontend.operations import Operations
 from frontend.service import Service
 from frontend.ui.conversation import Session
+from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.markup import LATEX_DELIMITERS
 
@@ -30,15 +33,19 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build_demo(service: Service, settings: Settings) -> gr.Blocks:
     """Build the page; `frontend.ui.app` serves it."""
-    return build_page(Handlers(service, Path(get_upload_folder())), settings)
+    handlers = Handlers(service, Path(get_upload_folder()))
+    return build_page(handlers, Operations(settings), settings)
 
 
-def build_page(handlers: Handlers, settings: Settings) -> gr.Blocks:
-    """Build the page over handlers that take uploads from a folder of the caller's."""
+def build_page(handlers: Handlers, operations: Operations, settings: Settings) -> gr.Blocks:
+    """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
+        Navbar(visible=False)
         Page(demo, handlers, settings)
+    with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
+        FleetPage(fleet, operations)
     demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
     built: gr.Blocks = demo
     return built
@@ -50,7 +57,8 @@ class Page:
     def __init__(self, demo: gr.Blocks, handlers: Handlers, settings: Settings) -> None:
         self.session = gr.State(Session())
         gr.HTML(
-            "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>",
+            "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
+            '<a href="fleet">Fleet</a>',
             elem_id="heading",
             padding=False,
         )

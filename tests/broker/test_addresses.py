@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from broker.addresses import AddressRefused, AllowList, is_loopback, split_url
@@ -75,6 +77,25 @@ def test_rules_allow_networks_and_single_ports() -> None:
     for host, port in (("10.2.0.1", 5), ("192.168.7.7", 40001), ("169.254.169.254", 80)):
         with pytest.raises(AddressRefused, match="HELIOGRAPH_WORKER_ADDRESSES"):
             SOME.check(host, port)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.1", "0.0.0.0", "::1", "fe80::1"])
+def test_a_name_in_a_rule_does_not_come_to_stand_for_this_machine_or_its_link(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Name resolution belongs to the machine, so it is what is replaced here."""
+    addresses = ["10.1.2.3"]
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *args, **more: resolve(addresses[0], *args, **more)
+    )
+    rules = AllowList.parse("gpu1.lab:40000")
+    assert rules.check("GPU1.lab", 40000) == "10.1.2.3"
+    addresses[0] = address
+    with pytest.raises(AddressRefused, match="a name that it lists does not stand for loopback"):
+        rules.check("gpu1.lab", 40000, loopback=False)
+    named_and_numbered = AllowList.parse(f"gpu1.lab [{address}]")
+    assert named_and_numbered.check("gpu1.lab", 1, loopback=False)
 
 
 @pytest.mark.parametrize("text", ["http://x", "10.1.0.0/99", "a b/c", "gpu_1!"])

@@ -108,11 +108,21 @@ def test_leases_run_by_redis_clock_whatever_the_workers_says(
         return [lease.expires_s - now_s for lease in leases.read(client, model)]
 
     assert left_s() == [pytest.approx(6, abs=1)]
-    execution.heartbeat(job.started_job_registry, 60, pipe)
+    lease = Lease(request.id, execution.id, 0.0)
+    leases.renew(pipe, model, [lease, lease._replace(execution_id="taken away")], 60)
     pipe.execute()
     assert left_s() == [pytest.approx(60, abs=1)]
+    assert [client.ttl(execution.key), client.ttl(job.execution_registry.key)] == [60, 120]
+    seconds, _ = client.time()  # type: ignore[misc]
+    execution.refresh()  # type: ignore[no-untyped-call]
+    assert execution.last_heartbeat.timestamp() == pytest.approx(seconds, abs=2)
+    assert client.zscore(job.execution_registry.key, execution.id) == pytest.approx(
+        seconds + 120, abs=2
+    )
+    assert client.exists(f"rq:execution:{request.id}:taken away") == 0
     # A lease that somebody took away does not come back.
-    client.delete(leases.leases_key(model))
-    execution.heartbeat(job.started_job_registry, 60, pipe)
+    client.delete(leases.leases_key(model), execution.key)
+    leases.renew(pipe, model, [lease], 60)
     pipe.execute()
     assert left_s() == []
+    assert client.exists(execution.key) == 0

@@ -8,23 +8,51 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
+from broker.events import Delta, End, Event
 from tests.chaos.cases import Told
-from tests.chaos.streams import Heard, p99_gap_s
+from tests.chaos.streams import SMALL_BYTES, Heard, p99_gap_s
 from tests.frontend.clients import CHAT, body
 
-ARRIVALS_PER_S = 100
-"""They come one after another, as people do, and stay together for the rest of their time."""
+SLOW_BYTES, SLOW_S = 256, 0.25
+"""A slow reader takes so many bytes, and then nothing for so long: half of what a stream brings."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Streams of an echo, each of `tokens` times a word of its own, at `speed` tokens a second.
+
+    They come one after another, as people do, and stay together for the rest of their time. The
+    last `slow` of them read slowly until all others are done.
+    """
+
+    streams: int
+    tokens: int
+    speed: int
+    slow: int = 0
+    arrivals_per_s: float = 100.0
+
+    @property
+    def limit_s(self) -> float:
+        """When all have to be done."""
+        return self.tokens / self.speed + 120
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """What became of all streams of a crowd."""
+    """What became of all streams of a crowd; gaps and delays are those of the quick readers.
+
+    A token's delay is counted from when the engine's clock had it due; the stream's own promptest
+    token tells when that clock began.
+    """
 
     answers: int
     exact: int
@@ -33,6 +61,7 @@ class Crowd:
     events: int
     p99_gap_s: float
     worst_gap_s: float
+    p99_delay_s: float
     took_s: float
 
     def line(self) -> str:
@@ -40,36 +69,27 @@ class Crowd:
         return (
             f"{self.answers} streams for {self.took_s:.0f} s: {self.exact} texts exact, "
             f"{self.duplicated} duplicated, {self.lost} lost, {self.events} events, gap p99 "
-            f"{1000 * self.p99_gap_s:.0f} ms, worst {1000 * self.worst_gap_s:.0f} ms"
+            f"{1000 * self.p99_gap_s:.0f} ms, worst {1000 * self.worst_gap_s:.0f} ms, delay p99 "
+            f"{1000 * self.p99_delay_s:.0f} ms"
         )
 
 
-class Stream(asyncio.Protocol):
-    """One request on a connection of its own; `pieces` are what came, and when."""
+class Answer:
+    """One answer, as `pieces` of bytes and when they came."""
 
     def __init__(self, text: str, tokens: int) -> None:
         self.pieces: list[tuple[float, bytes]] = []
-        self.ended = asyncio.get_running_loop().create_future()
         payload = json.dumps(body(text, stream=True, max_tokens=tokens)).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
-        self._request = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
-        self._transport: asyncio.Transport | None = None
+        self.request = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
         self._tail = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> bool:
+        """Keep what came; return whether it is the end."""
         self.pieces.append((time.monotonic(), data))
-        if b"[DONE]" in self._tail + data:
-            assert self._transport is not None
-            self._transport.close()
-        self._tail = data[-10:]
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.ended.set_result(None)
+        seen = self._tail + data
+        self._tail = seen[-10:]
+        return b"[DONE]" in seen
 
     def lines(self) -> Iterator[tuple[float, str]]:
         """Each line, and when the last of it came."""
@@ -89,38 +109,98 @@ class Stream(asyncio.Protocol):
         return heard.told
 
 
-async def _stream(address: str, words: Sequence[str], tokens: int, limit_s: float) -> list[Stream]:
-    parts, loop = urlsplit(address), asyncio.get_running_loop()
-    streams = [Stream(word, tokens) for word in words]
-    async with asyncio.timeout(limit_s):
+class Quick(asyncio.Protocol):
+    """A connection whose bytes are taken as they come."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+        self._answer = answer
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(self._answer.request)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer.take(data):
+            assert self._transport is not None
+            self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+async def _read_slowly(host: str, port: int, answer: Answer, hurry: asyncio.Event) -> None:
+    """Take few bytes at a time, with the smallest buffer there is, until there is a hurry."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
+        await loop.sock_connect(sock, (host, port))
+        await loop.sock_sendall(sock, answer.request)
+        while data := await loop.sock_recv(sock, 65536 if hurry.is_set() else SLOW_BYTES):
+            if answer.take(data):
+                return
+            if not hurry.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(hurry.wait(), SLOW_S)
+
+
+async def _stream(address: str, wanted: Wanted, answers: Sequence[Answer]) -> None:
+    host, _, port = urlsplit(address).netloc.partition(":")
+    loop, hurry = asyncio.get_running_loop(), asyncio.Event()
+    quick: list[asyncio.Future[None]] = []
+    slow: list[asyncio.Task[None]] = []
+    async with asyncio.timeout(wanted.limit_s):
         began_s = time.monotonic()
-        for place, stream in enumerate(streams):
-            await asyncio.sleep(began_s + place / ARRIVALS_PER_S - time.monotonic())
-            await loop.create_connection(lambda stream=stream: stream, parts.hostname, parts.port)  # type: ignore[misc]
-        await asyncio.gather(*(stream.ended for stream in streams))
-    return streams
+        for place, answer in enumerate(answers):
+            await asyncio.sleep(began_s + place / wanted.arrivals_per_s - time.monotonic())
+            if place < wanted.streams - wanted.slow:
+                made = await loop.create_connection(partial(Quick, answer), host, int(port))
+                quick.append(made[1].ended)
+            else:
+                slow.append(asyncio.create_task(_read_slowly(host, int(port), answer, hurry)))
+        await asyncio.gather(*quick)
+        hurry.set()
+        await asyncio.gather(*slow)
 
 
-def _read(address: str, count: int, tokens: int, limit_s: float) -> Crowd:
-    words = [f"w{place}" for place in range(count)]
+def _read(address: str, wanted: Wanted) -> Crowd:
+    answers = [Answer(f"w{place}", wanted.tokens) for place in range(wanted.streams)]
     began_s = time.monotonic()
-    streams = asyncio.run(_stream(address, words, tokens, limit_s))
+    asyncio.run(_stream(address, wanted, answers))
     took_s = time.monotonic() - began_s
-    told = [stream.told() for stream in streams]
+    told = [answer.told() for answer in answers]
+    texts = (" ".join([f"w{place}"] * wanted.tokens) for place in range(wanted.streams))
+    quick = told[: wanted.streams - wanted.slow]
+    delays = sorted(delay for each in quick for delay in _delays_s(each, wanted.speed))
     return Crowd(
-        answers=count,
-        exact=sum(t.text == " ".join([w] * tokens) for w, t in zip(words, told, strict=True)),
+        answers=wanted.streams,
+        exact=sum(each.text == text for each, text in zip(told, texts, strict=True)),
         duplicated=sum(each.duplicated for each in told),
         lost=sum(each.lost for each in told),
         events=sum(len(each.events) for each in told),
-        p99_gap_s=p99_gap_s(told),
-        worst_gap_s=max(each.silence_after(None) for each in told),
+        p99_gap_s=p99_gap_s(quick),
+        worst_gap_s=max(each.silence_after(None) for each in quick),
+        p99_delay_s=delays[int(0.99 * len(delays))],
         took_s=took_s,
     )
 
 
-def read(address: str, count: int, tokens: int, limit_s: float) -> Crowd:
-    """Stream `count` answers of an echo at once, each of `tokens` times a word of its own."""
+def _delays_s(told: Told, speed: int) -> list[float]:
+    """How late each token came."""
+    came_s = [at_s for at_s, event in told.events for _ in _words(event)]
+    began_s = [at_s - place / speed for place, at_s in enumerate(came_s)]
+    return [each - min(began_s) for each in began_s]
+
+
+def _words(event: Event) -> list[str]:
+    return event.text.split() if isinstance(event, Delta | End) else []
+
+
+def read(address: str, wanted: Wanted) -> Crowd:
+    """Read what is wanted, all at once, in a process of its own."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_read, address, count, tokens, limit_s).result()
+        return pool.submit(_read, address, wanted).result()

@@ -138,6 +138,26 @@ def test_a_worker_without_heartbeats_stays_until_it_is_withdrawn(
     assert post(address, "/withdraw_worker", {"worker_name": WORKER}).json == {"exist": False}
 
 
+def test_who_registers_again_is_what_it_said_last(
+    echo_stack: Stack, address: str, registered: list[ForeignWorker]
+) -> None:
+    first = registration(WORKER, "one", "two", check_heart_beat=False)
+    busy = {"model_names": ["two", "two"], "speed": 1, "queue_length": 4}
+    second = registration(WORKER, worker_status=busy, multimodal=True)
+    third = registration(WORKER, "one")
+    for said, models, queue_length, fastchat, ttls in (
+        (first, ("one", "two"), 0, False, (-1,)),
+        (second, ("two",), 4, True, (99, 100)),
+        (third, ("one",), 0, False, (34, 35)),
+        (first, ("one", "two"), 0, False, (-1,)),
+    ):
+        assert post(address, "/register_worker", said).status == 200
+        (worker,) = records(echo_stack)
+        assert (worker.models, worker.queue_length) == (models, queue_length)
+        assert worker.fastchat == fastchat
+        assert echo_stack.redis.ttl(keys.foreign_worker(WORKER)) in ttls
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

@@ -16,6 +16,7 @@ from broker.errors import (
     LoopDetected,
     NoLiveWorker,
     QueueFull,
+    QueueTimeout,
     RedisUnavailable,
     RequestTooLarge,
     UpstreamFailed,
@@ -130,7 +131,7 @@ def test_nothing_is_written_for_a_client_that_is_gone() -> None:
     ("error", "code"),
     [
         (InvalidImage("x"), 1), (RequestTooLarge("x"), 1), (LoopDetected("x"), 1),
-        (NoLiveWorker("x"), 2), (QueueFull("x"), 2), (WorkerFailed("x"), 3),
+        (NoLiveWorker("x"), 2), (QueueFull("x"), 2), (QueueTimeout("x"), 2), (WorkerFailed("x"), 3),
         (UpstreamFailed("x"), 3), (RedisUnavailable("x"), 3), (HeliographError("x"), 3),
     ],
 )  # fmt: skip

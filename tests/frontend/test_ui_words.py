@@ -82,6 +82,44 @@ def test_html_becomes_visible_text_outside_of_code_and_formulas(text: str, shown
     assert as_markdown(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("so $x$ and $y_1$.", r"so \(x\) and \(y_1\)."),
+        (r"$\frac{1}{2}$", r"\(\frac{1}{2}\)"),
+        ("$a + b = c$ holds", r"\(a + b = c\) holds"),
+        ("($n$-th, $2n$)", r"(\(n\)-th, \(2n\))"),
+        ("$a < b$", r"\(a < b\)"),
+        ("für $x$。", r"für \(x\)。"),
+    ],
+)
+def test_single_dollars_around_a_formula_make_it_one(text: str, shown: str) -> None:
+    assert as_markdown(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$5 and $6",
+        "between $5 and 10$ a head",
+        "US$5, US$6",
+        "$5-$6, $5/$6",
+        "costs $5 (was $6).",
+        "a $ sign, $ 5 $",
+        "$HOME and $PATH",
+        r"\$x\$",
+        "$x = 1",
+        "`$x$`",
+        "```\n$x$\n```",
+        "$$x$$",
+        "$x\ny$",
+        "$5,000 + tax, or $6,000 + tax",
+    ],
+)
+def test_money_and_other_dollars_stay(text: str) -> None:
+    assert as_markdown(text) == text
+
+
 def test_pictures_are_shown_by_address() -> None:
     shown = render(Conversation().ask("Look", (SHA,)), "It is")
     assert [bubble["role"] for bubble in shown] == ["user", "assistant"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gzip
 import io
 import json
 import re
@@ -263,6 +264,18 @@ class Handler(BaseHTTPRequestHandler):
     def be_empty(self, payload: dict[str, Any]) -> None:
         self.start()
         self.end()
+
+    def be_gzipped(self, payload: dict[str, Any]) -> None:
+        """Packs a megabyte of an answer, though it was asked not to."""
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        data = gzip.compress(json.dumps({"text": "a" * 2**20, "error_code": 0}).encode() + b"\0")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def be_wordless(self, payload: dict[str, Any]) -> None:
+        self.raw(b'{"error_code": 1}\0')
 
     def be_html(self, payload: dict[str, Any]) -> None:
         self.raw(b"<html><body>502 Bad Gateway</body></html>\0")

@@ -153,6 +153,20 @@ def test_a_worker_without_heartbeats_is_asked_and_followed(stack: Stack, service
     assert "is registered" in broker(stack, "foreign", "remove", worker.address).stderr
 
 
+def test_requests_for_a_worker_that_others_keep_busy_stay_in_the_queue(stack: Stack) -> None:
+    start(stack, queue_length=5)
+    bridge(stack)
+    await_model(stack, slots=0)
+    impatient = Service(stack.settings(HELIOGRAPH_QUEUE_TIMEOUT_S="1"))
+    late = ask(impatient, "too late")
+    (failed,) = [event for event in impatient.follow(late) if event]
+    assert isinstance(failed, Failed) and failed.error.code == "queue_timeout"
+    start(stack)
+    await_model(stack, slots=5)
+    assert answer(impatient, ask(impatient, "in time"))[0] == "in time"
+    impatient.close()
+
+
 def test_an_address_that_may_not_be_called_is_not_added(stack: Stack) -> None:
     refused = broker(stack, "foreign", "add", "http://169.254.169.254")
     assert refused.returncode == 1

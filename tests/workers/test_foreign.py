@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from broker import cell, foreign, images
+from broker import cell, foreign, images, keys
 from broker.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -32,6 +32,7 @@ from tests.workers.foreign_stack import (
     request,
     start,
 )
+from workers.engines.foreign import fleet
 
 INTERNVL = "InternVL2-8B"
 VICUNA = "smollm2"
@@ -63,7 +64,7 @@ def made(stack: Stack) -> Iterator[Callable[..., Foreign]]:
 
     def make(model: str = MODEL, **options: Any) -> Foreign:
         engines.append(Foreign(stack, model, **options))
-        engines[-1].check()
+        until(lambda: not engines[-1].check()._examinations, "all workers were asked")
         return engines[-1]
 
     yield make
@@ -223,12 +224,30 @@ def test_fastchat_is_recognised_and_its_prompt_is_never_cut(
     stack: Stack, made: Callable[..., Foreign]
 ) -> None:
     worker = start(stack, VICUNA, kind="fastchat", fastchat=False)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (34, 35)
     engine = made(VICUNA)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (99, 100)
+    assert foreign.beat(stack.redis, worker.address, 0)
+    assert stack.redis.ttl(keys.foreign_worker(worker.address)) in (99, 100)
     engine.ask(ask("word " * 50, VICUNA))
     (payload,) = worker.seen()["payloads"]
     assert payload["max_new_tokens"] == 100 - len(payload["prompt"].split()) - 1
     with pytest.raises(ContextLengthExceeded, match=r"has 1\d\d tokens, and the model holds 100"):
         engine.ask(ask("word " * 100, VICUNA))
+
+
+def test_what_is_told_of_a_worker_does_not_change_how_long_it_stays(stack: Stack) -> None:
+    worker = f"http://127.0.0.1:{free_port()}"
+    register(stack, worker, heartbeats=False)
+    foreign.tell_fastchat(stack.redis, worker)
+    foreign.tell_models(stack.redis, worker, ("a", "b"))
+    (found,) = foreign.workers(stack.redis)
+    assert (found.models, found.fastchat) == (("a", "b"), True)
+    assert stack.redis.ttl(keys.foreign_worker(worker)) == -1
+    foreign.withdraw(stack.redis, worker)
+    foreign.tell_fastchat(stack.redis, worker)
+    foreign.tell_models(stack.redis, worker, ("a", "b"))
+    assert stack.redis.exists(keys.foreign_worker(worker)) == 0
 
 
 def test_a_ready_prompt_goes_as_it_is(stack: Stack, made: Callable[..., Foreign]) -> None:
@@ -294,6 +313,8 @@ FAILURES = {
     "cut": "closed the connection in the middle of an answer",
     "unfinished": "ended its answer in the middle of a word",
     "empty": "ended its answer without a word",
+    "gzipped": "sent something else than frames with a text",
+    "wordless": "sent something else than frames with a text",
     "html": "sent something else than frames with a text",
     "undecodable": "sent something else than frames with a text",
     "mistyped": "sent a frame with fields of wrong types",
@@ -386,9 +407,28 @@ def test_a_workers_limit_is_never_exceeded(stack: Stack, made: Callable[..., For
 def test_what_others_send_to_a_worker_counts(stack: Stack, made: Callable[..., Foreign]) -> None:
     busy, idle = start(stack, queue_length=5), start(stack)
     engine = made()
+    assert engine.engine.slots == 5
     for n in range(4):
         engine.ask(ask(f"answer {n}"))
     assert (len(busy.seen()["payloads"]), len(idle.seen()["payloads"])) == (0, 4)
+
+
+def test_a_request_does_not_wait_for_ever_for_what_others_keep(
+    stack: Stack, made: Callable[..., Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "ROOM_S", 0.2)
+    worker = start(stack, queue_length=5)
+    engine = made()
+
+    async def ask_and_look_after() -> Any:
+        asked = asyncio.create_task(engine.stream(ask("x"), {}))
+        while not asked.done():
+            await engine.engine.check()
+        return await asked
+
+    with pytest.raises(UpstreamFailed, match=f"No worker of model '{MODEL}' had room within"):
+        engine.run(ask_and_look_after())
+    assert worker.seen()["payloads"] == []
 
 
 def test_the_faster_worker_gets_more(stack: Stack, made: Callable[..., Foreign]) -> None:
@@ -405,6 +445,24 @@ def test_the_faster_worker_gets_more(stack: Stack, made: Callable[..., Foreign])
     assert len(fast.seen()["payloads"]) > len(slow.seen()["payloads"])
     speeds = {each.address: each.speed for each in engine.engine._fleet.members}
     assert speeds[fast.address] > 3 * speeds[slow.address] > 0
+
+
+@pytest.mark.parametrize("method", ["lottery", "shortest_queue"])
+def test_only_a_lottery_gives_the_slower_of_two_idle_workers_its_share(
+    stack: Stack, made: Callable[..., Foreign], method: str
+) -> None:
+    start(stack, pace=0.01)
+    slow = start(stack, pace=0.04)
+    engine = made(HELIOGRAPH_DISPATCH_METHOD=method)
+    asked = ask("a few words to measure")
+    until(
+        lambda: engine.ask(asked) and all(each.speed for each in engine.engine._fleet.members),
+        "both are measured",
+    )
+    before = len(slow.seen()["payloads"])
+    for _ in range(60):
+        engine.ask(asked)
+    assert (len(slow.seen()["payloads"]) > before) == (method == "lottery")
 
 
 def test_closing_the_answer_closes_the_connection(
@@ -438,6 +496,27 @@ def test_a_worker_that_is_gone_or_serves_something_else_is_not_asked(
     for worker in foreign.workers(stack.redis):
         foreign.withdraw(stack.redis, worker.address)
     assert engine.check().trouble == "no foreign worker of llava-v1.5-7b is registered"
+
+
+def test_a_worker_that_registers_for_another_model_ends_its_answers_of_the_first(
+    stack: Stack, made: Callable[..., Foreign]
+) -> None:
+    worker = start(stack, pace=0.02)
+    engine = made()
+    text = " ".join(["word"] * 20)
+
+    async def change_meanwhile() -> Any:
+        answer = asyncio.create_task(engine.stream(ask(text), {}))
+        while not engine.engine._fleet.members[0].running:
+            await asyncio.sleep(0)
+        register(stack, worker, "another")
+        await engine.engine.check()
+        assert engine.engine.trouble == f"no foreign worker of {MODEL} is registered"
+        return await answer
+
+    assert engine.run(change_meanwhile()).text == text
+    with pytest.raises(UpstreamFailed, match="No worker of model"):
+        engine.ask(ask("x"))
 
 
 def test_a_cell_is_not_its_own_worker(stack: Stack, made: Callable[..., Foreign]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,7 +16,7 @@ from broker.addresses import AddressRefused, AllowList
 from broker.errors import UpstreamFailed
 from tests.scripted import Exchange, scripted
 from tests.stack import free_port
-from workers.outbound import MAX_REPLY, AllowedBackend, ask, open_client
+from workers.outbound import MAX_LOOKUPS, MAX_REPLY, AllowedBackend, ask, open_client
 
 
 def asked(url: str, timeout_s: float = 2.0, rules: str = "") -> dict[str, Any]:
@@ -86,6 +88,35 @@ def test_what_is_not_allowed_is_refused_before_a_connection() -> None:
         asked("http://169.254.169.254/", 10.0)
     with pytest.raises(UpstreamFailed, match="cannot be resolved"):
         asked("http://no-such-host.invalid/", 10.0)
+
+
+def test_names_that_are_not_resolved_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution belongs to the machine, so it is what is replaced here."""
+    found = threading.Event()
+    resolve = socket.getaddrinfo
+
+    def slow(host: Any, *args: Any, **more: Any) -> Any:
+        if host == "slow.lab":
+            found.wait()
+            raise socket.gaierror
+        return resolve(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+
+    async def go(url: str) -> dict[str, Any]:
+        try:
+            async with open_client(AllowList(), 5.0) as client:
+                many = (ask(client, "http://slow.lab/", {}, 0.2) for _ in range(MAX_LOOKUPS - 1))
+                given_up = await asyncio.gather(*many, return_exceptions=True)
+                assert {str(each) for each in given_up} == {"did not answer in time"}
+                await asyncio.wait_for(asyncio.to_thread(str), 5)
+                answer, _ = await ask(client, url, {}, 5.0)
+                return answer
+        finally:
+            found.set()
+
+    with scripted({"/": lambda e: e.reply(200, {"still": "here"})}) as server:
+        assert asyncio.run(go(f"{server.url}/")) == {"still": "here"}
 
 
 def test_sockets_in_the_file_system_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,6 +191,12 @@ def streams(*parts: bytes) -> Answer:
     return say_all
 
 
+def row(logprob: str, more: str = "") -> bytes:
+    """An event of one token, with what is told of its probability."""
+    told = f'{{"content":[{{"token":"a",{logprob}{more}}}]}}'
+    return f'data: {{"choices":[{{"delta":{{"content":"a"}},"logprobs":{told}}}]}}\n\n'.encode()
+
+
 def refuses(status: int, error: object, **headers: str) -> Answer:
     return lambda exchange: exchange.reply(status, error, **headers)
 
@@ -305,6 +312,14 @@ def test_a_ready_prompt_is_read_back_for_the_upstream(upstream: Scripted, asker:
          "The upstream sent an event of another form."),
         (refuses(500, b"\xff\x00 oops"), 502, "upstream_failed",
          "The upstream answered HTTP 500: \ufffd\x00 oops"),
+        (refuses(400, b'{"error": {"message": "Half \\ud83d.", "code": "\\ude00"}}'),
+         400, "\ufffd", "Half \ufffd."),
+        (streams(b"data: " + b"[" * 100_000 + b"\n\n"), 502, "upstream_failed",
+         "The upstream sent an event that is no JSON object."),
+        (streams(row('"logprob": NaN')), 502, "upstream_failed",
+         "The upstream sent an event of another form."),
+        (streams(row('"logprob": -1e999')), 502, "upstream_failed",
+         "The upstream sent an event of another form."),
     ],
 )  # fmt: skip
 def test_errors_of_the_upstream_are_told_once(
@@ -314,6 +329,40 @@ def test_errors_of_the_upstream_are_told_once(
     upstream.answers[CHAT] = told
     error = failure(asker, ask(asker, "word"))
     assert (error.status, error.code, error.message) == (status, code, message)
+
+
+def test_half_a_character_is_replaced_and_harms_nobody(upstream: Scripted, asker: Service) -> None:
+    upstream.answers[CHAT] = streams(event("a\\ud83d"), event("b", "stop"), b"data: [DONE]\n\n")
+    for _ in range(2):
+        assert answer(asker, ask(asker, "word"))[0] == "a\ufffdb"
+
+
+def test_numbers_that_are_none_are_not_believed(upstream: Scripted, asker: Service) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1e999,"completion_tokens":9}}\n\n'
+    first = row('"logprob":-0.5', ',"bytes":3000000000')
+    upstream.answers[CHAT] = streams(first, event("b", "stop"), usage, b"data: [DONE]\n\n")
+    asked = asker.submit("echo", say("Hello"), SamplingParams(logprobs=0))
+    events = [each for each in asker.follow(asked) if isinstance(each, Delta | End)]
+    assert [each.text for each in events] == ["a", "b"]
+    assert [probable.token for each in events for probable in each.logprobs] == [b"a"]
+    assert isinstance(events[-1], End) and events[-1].usage.completion_tokens == 2
+
+
+def test_a_refusal_without_end_is_not_read_to_its_end(upstream: Scripted, asker: Service) -> None:
+    left = threading.Event()
+
+    def refuses_for_ever(exchange: Exchange) -> None:
+        exchange.begin(status=400)
+        try:
+            while True:
+                exchange.send(b"no " * 2**15)
+        finally:
+            left.set()
+
+    upstream.answers[CHAT] = refuses_for_ever
+    error = failure(asker, ask(asker, "word"))
+    assert (error.status, error.code, error.message) == (400, "upstream_error", "no " * 166 + "no")
+    assert left.wait(10)
 
 
 def test_a_full_upstream_is_asked_again(cell: Stack, upstream: Scripted, asker: Service) -> None:

@@ -6,7 +6,7 @@ for others.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -18,9 +18,13 @@ from broker.events import FinishReason, Likely, TokenLogprob, Usage
 from broker.messages import GenerateRequest
 from workers.engines.base import Piece, UpstreamBusy
 from workers.engines.chat_body import request_body
+from workers.reply import parse
 
 MAX_LINE = 4 * 2**20
 """Bytes of one event; a server that sends more at a time is not one that we know."""
+MAX_REFUSAL = 2**16
+"""Bytes that are read of a refusal."""
+_MAX_COUNT = 2**31
 
 
 async def stream_chat(
@@ -49,11 +53,20 @@ async def stream_chat(
             "POST", f"{base_url}/chat/completions", json=body, headers=headers
         ) as response:
             if response.status_code != 200:
-                raise _refusal(response, await response.aread())
+                raise _refusal(response, await _beginning(response))
             async for piece in _pieces(response):
                 yield piece
     except httpx2.HTTPError as error:
         raise UpstreamFailed(f"The upstream broke off: {_reason(error)}.") from error
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    body = b""
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) >= MAX_REFUSAL:
+            break
+    return body[:MAX_REFUSAL]
 
 
 def _reason(error: Exception) -> str:
@@ -105,7 +118,7 @@ async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any]]:
 
 def _object(payload: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(payload)
+        event = parse(payload)
     except ValueError:
         event = None
     if not isinstance(event, dict):
@@ -141,11 +154,8 @@ def _logprobs(rows: Any) -> tuple[TokenLogprob, ...]:
     return tuple(
         TokenLogprob(
             _token(row),
-            float(row["logprob"]),
-            tuple(
-                Likely(_token(each), float(each["logprob"]))
-                for each in row.get("top_logprobs") or ()
-            ),
+            _logprob(row),
+            tuple(Likely(_token(each), _logprob(each)) for each in row.get("top_logprobs") or ()),
         )
         for row in rows
     )
@@ -153,7 +163,14 @@ def _logprobs(rows: Any) -> tuple[TokenLogprob, ...]:
 
 def _token(row: dict[str, Any]) -> bytes:
     told = row.get("bytes")
-    return bytes(told) if told is not None else str(row["token"]).encode()
+    return bytes(told) if isinstance(told, list) else str(row["token"]).encode()
+
+
+def _logprob(row: dict[str, Any]) -> float:
+    value = float(row["logprob"])
+    if not math.isfinite(value):
+        raise ValueError("a log-probability is no number")
+    return value
 
 
 def _usage(told: Any) -> Usage | None:
@@ -162,12 +179,19 @@ def _usage(told: Any) -> Usage | None:
     details = told.get("prompt_tokens_details") or {}
     try:
         return Usage(
-            int(told["prompt_tokens"]),
-            int(told.get("completion_tokens") or 0),
-            int(details.get("cached_tokens") or 0),
+            _count(told["prompt_tokens"]),
+            _count(told.get("completion_tokens")),
+            _count(details.get("cached_tokens")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
+
+
+def _count(told: Any) -> int:
+    count = int(told or 0)
+    if not 0 <= count < _MAX_COUNT:
+        raise ValueError(f"{count} is no number of tokens")
+    return count
 
 
 def _refusal(response: httpx2.Response, body: bytes) -> Exception:
@@ -206,7 +230,7 @@ def _told(error: Any, status: int) -> RemoteError:
 def _error_of(body: bytes) -> Any:
     """The error object of a body: nested as OpenAI has it, or flat as older servers do."""
     try:
-        told = json.loads(body)
+        told = parse(body)
     except ValueError:
         return body[:500].decode(errors="replace")
     if not isinstance(told, dict):

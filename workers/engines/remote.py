@@ -18,6 +18,7 @@ from broker.errors import ConfigurationError, UpstreamFailed
 from broker.messages import GenerateRequest
 from workers.engines.base import EngineOptions, Loading, Piece
 from workers.engines.chat_completions import stream_chat
+from workers.reply import parse
 
 DEFAULT_CONTEXT = 0
 """Told where the server does not say how much it holds."""
@@ -78,7 +79,9 @@ class RemoteEngine:
         if reply.status_code != 200:
             return f"{self.device} answers HTTP {reply.status_code} when asked for its models"
         try:
-            cards: dict[str, dict[str, Any]] = {card["id"]: card for card in reply.json()["data"]}
+            cards: dict[str, dict[str, Any]] = {
+                card["id"]: card for card in parse(reply.content)["data"]
+            }
         except (ValueError, KeyError, TypeError):
             return f"{self.device} answers something else than a list of models"
         if self._model not in cards:

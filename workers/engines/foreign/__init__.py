@@ -70,8 +70,8 @@ class ForeignEngine:
 
     @property
     def slots(self) -> int:
-        """See `Upstream.slots`: the limits of all that answer."""
-        return sum(member.limit for member in self._fleet.healthy)
+        """See `Upstream.slots`: the room at all that answer."""
+        return sum(member.room for member in self._fleet.healthy)
 
     @property
     def trouble(self) -> str:
@@ -132,6 +132,8 @@ class ForeignEngine:
             reply, _ = await ask(self._client, url, body, ASK_S)
             member.conversation = conversations.read(reply)
             member.dialects = ("fastchat",)
+            with suppress(RedisError):
+                await asyncio.to_thread(foreign.tell_fastchat, self._redis, member.address)
             reply, _ = await ask(self._client, f"{member.url}/model_details", body, ASK_S)
             length = reply.get("context_length")
             member.context_length = length if type(length) is int and length > 0 else 0

@@ -54,7 +54,7 @@ async def fit(
     except UpstreamFailed:
         return call  # not all of FastChat's workers can count
     count = answer.get("count")
-    if type(count) is not int:
+    if type(count) is not int or count < 0:
         return call
     room = context_length - count - 1
     if room < 1:

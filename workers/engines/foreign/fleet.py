@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 RECHECK_S = 5.0
 MAX_PAUSE_S = 10.0
+ROOM_S = 20.0
+"""How long a request waits for others to leave room, before it goes back to its queue."""
 _SPEED_MEMORY_S = 20.0
 """Seconds of work after which a speed is mostly forgotten."""
 
@@ -67,6 +69,11 @@ class Member:
     def load(self) -> int:
         """Requests that wait or run there, as far as is known."""
         return max(self.running, self.reported)
+
+    @property
+    def room(self) -> int:
+        """Requests of ours that it may run at once: its limit less what others have there."""
+        return max(0, self.limit - (self.load - self.running))
 
     def begin(self) -> None:
         """Count a request in."""
@@ -193,17 +200,29 @@ class Fleet:
             path: cells that the request came through; none of them gets it again.
 
         Raises:
-            UpstreamFailed: no worker answers.
+            UpstreamFailed: no worker answers, or others leave no room for long.
             LoopDetected: all that answer are cells on the path.
         """
-        while (member := self._pick(avoid, path)) is None:
-            await self._changed.wait()
+        member = await self._await_room(avoid, path)
         member.begin()
         try:
             yield member
         finally:
             member.end()
             self.wake()
+
+    async def _await_room(self, avoid: Collection[str], path: tuple[str, ...]) -> Member:
+        since_s = time.monotonic()
+        while (member := self._pick(avoid, path)) is None:
+            if any(each.running for each in self.healthy):
+                since_s = time.monotonic()  # one of ours will end
+            elif time.monotonic() - since_s > ROOM_S:
+                raise UpstreamFailed(
+                    f"No worker of model {self._model!r} had room within {ROOM_S:.0f} s. Try again "
+                    "later."
+                )
+            await self._changed.wait()
+        return member
 
     def _pick(self, avoid: Collection[str], path: tuple[str, ...]) -> Member | None:
         healthy = self.healthy

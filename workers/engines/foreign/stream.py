@@ -7,13 +7,12 @@ a character. Knows nothing of HTTP, and of workers no more than that.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.errors import ContextLengthExceeded, UpstreamFailed, WorkerFailed
+from workers.reply import parse
 
 MAX_FRAME: Final = 4 * 2**20
 """Bytes of one frame: the prompt, and the answer so far."""
@@ -21,7 +20,6 @@ MAX_FRAME: Final = 4 * 2**20
 EXCEEDED: Final = "Exceeds max token length. Please start a new conversation, thanks."
 """LLaVA's worker answers this, as if the model had said it, when a prompt is too long."""
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
 
@@ -72,16 +70,16 @@ async def frames(parts: AsyncIterator[bytes], max_frames: int) -> AsyncIterator[
 
 def _parse(raw: bytes) -> Frame:
     try:
-        fields = json.loads(raw)
+        fields = parse(raw)
         text, code = fields["text"], fields.get("error_code", 0)
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UpstreamFailed("sent something else than frames with a text") from error
     if not isinstance(text, str) or type(code) is not int:
         raise UpstreamFailed("sent a frame with fields of wrong types")
     reason = fields.get("finish_reason")
     usage = fields.get("usage")
     return Frame(
-        text=_SURROGATES.sub(_REPLACEMENT, text),
+        text=text,
         error_code=code,
         finish_reason=reason if isinstance(reason, str) else None,
         finishes="finish_reason" in fields,
