@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from broker import logs
-from broker.commands import feedback, foreign, orders, quarantine, stack, status
+from broker.commands import feedback, foreign, leaderboard, orders, quarantine, stack, status
 from broker.errors import ConfigurationError, HeliographError
 from broker.settings import Settings
 
@@ -14,7 +14,7 @@ from broker.settings import Settings
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (stack, status, orders, foreign, quarantine, feedback):
+    for module in (stack, status, orders, foreign, quarantine, feedback, leaderboard):
         module.add(commands)
     return parser
 

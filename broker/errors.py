@@ -7,6 +7,7 @@ wrong, which limit, and what to do; never a path, an address or a traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,6 +59,19 @@ class InvalidImage(InvalidRequest):
     """The bytes are not a picture that may be opened, or the picture is damaged."""
 
     code = "invalid_image"
+
+
+class ContentFlagged(InvalidRequest):
+    """A moderator flags what was to be sent."""
+
+    code = "content_flagged"
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        why = f" ({', '.join(categories)})" if categories else ""
+        super().__init__(
+            f"Your message breaks the content guidelines of this page{why}, so it was not sent. "
+            "Change it and try again."
+        )
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -179,6 +193,19 @@ class AnswerDiffers(HeliographError):
         super().__init__(
             "The answer broke off where it was computed, and begun anew it came out differently. "
             "Send the request again."
+        )
+
+
+class ModerationUnavailable(HeliographError):
+    """The moderator gave no verdict, and without one nothing is sent."""
+
+    status = 503
+    code = "moderation_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your message could not be checked against the content guidelines, so it was not sent. "
+            "Try again later."
         )
 
 

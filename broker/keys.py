@@ -26,7 +26,9 @@
 |                        |         | job that was set    |            |                  |
 |                        |         | aside: 7 days       |            |                  |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
-| helio:log:feedback     | stream  | for ever            | frontend   | operators        |
+| helio:log:feedback     | stream  | for ever            | frontend   | operators, UI    |
+| helio:log:moderation   | stream  | last 100,000        | UI         | operators        |
+| helio:voted:{a}:{b}    | hash    | 24 h, as the jobs   | frontend   | frontend         |
 | helio:history:{model}  | stream  | 1 h                 | worker     | frontend         |
 | helio:count:{id}       | list    | 10 s                | worker     | API              |
 | helio:count:{id}:text  | string  | 10 s, until taken   | API        | worker           |
@@ -55,6 +57,7 @@ MODELS: Final = "helio:models"
 CONTROL: Final = "helio:control"
 CHAT_LOG: Final = "helio:log:chats"
 FEEDBACK_LOG: Final = "helio:log:feedback"
+MODERATION_LOG: Final = "helio:log:moderation"
 PAUSED: Final = "helio:paused"
 QUARANTINE: Final = "helio:quarantine"
 JANITOR_LOCK: Final = "helio:lock:janitor"
@@ -79,6 +82,7 @@ QUARANTINE_TTL_S: Final = 7 * 24 * 3600
 READER_TTL_S: Final = 5
 MAX_GRACE_S: Final = 3600
 CHAT_LOG_LENGTH: Final = 100_000
+MODERATION_LOG_LENGTH: Final = 100_000
 
 
 def worker(worker_id: str) -> str:
@@ -114,6 +118,11 @@ def quarantined(job_id: str) -> str:
 def events(job_id: str) -> str:
     """Event log of a job."""
     return f"helio:job:{job_id}:events"
+
+
+def voted(left: str, right: str) -> str:
+    """That two jobs have been compared, whichever of them stood on the left."""
+    return "helio:voted:" + ":".join(sorted((left, right)))
 
 
 def live(job_id: str) -> str:

@@ -19,6 +19,7 @@ from broker.groups import parse_groups
 from broker.keys import MAX_GRACE_S
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
+MODERATION_FAILURES = ("closed", "open")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "HELIOGRAPH_"
 
@@ -34,7 +35,8 @@ class Settings:
     gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab. `groups`
     is `name=model,model`, several with blanks between. `upstream_key` is the API key that a worker
     with a remote engine sends. `queue_timeout_s` is how long a job may wait for a worker to take
-    it, 0 for as long as it takes; the official client waits for 600 s.
+    it, 0 for as long as it takes; the official client waits for 600 s. The settings of moderation
+    are those of `frontend.moderation`.
     """
 
     redis_url: str = ""
@@ -66,6 +68,12 @@ class Settings:
     worker_addresses: str = ""
     operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
+    moderation_url: str = ""
+    moderation_key: str = field(default="", repr=False)
+    moderation_model: str = "omni-moderation-latest"
+    moderation_timeout_s: int = 5
+    moderation_failure: str = "closed"
+    moderation_words: str = ""
 
     @property
     def url(self) -> str:
@@ -111,11 +119,22 @@ class Settings:
                 f"{_key('dispatch_method')}={self.dispatch_method!r} is none of "
                 f"{', '.join(DISPATCH_METHODS)}."
             )
-        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+        if self.moderation_failure not in MODERATION_FAILURES:
             raise ConfigurationError(
-                f"{_key('public_url')}={self.public_url!r} is no address: write it as "
-                "https://host or http://host:port."
+                f"{_key('moderation_failure')}={self.moderation_failure!r} is none of "
+                f"{', '.join(MODERATION_FAILURES)}."
             )
+        if not (self.moderation_key.isascii() and self.moderation_key.isprintable()):
+            raise ConfigurationError(
+                f"{_key('moderation_key')} has characters that no API key has: check how it is set."
+            )
+        for name in ("public_url", "moderation_url"):
+            url = getattr(self, name)
+            if url and not url.startswith(("http://", "https://")):
+                raise ConfigurationError(
+                    f"{_key(name)}={url!r} is no address: write it as https://host or "
+                    "http://host:port."
+                )
         for name in ("redis_port", "api_port", "ui_port"):
             port = getattr(self, name)
             if not 1 <= port <= 65535:

@@ -26,6 +26,7 @@ from broker import (
     queues,
     registry,
 )
+from broker.battles import Duels, Tally
 from broker.connection import check_writes, connect, redis_errors
 from broker.errors import NoLiveWorker
 from broker.events import START, Event, EventId
@@ -76,6 +77,7 @@ class Service:
         # themselves, can say between two tries that they live.
         self._once = connect(settings.url, retry=False)
         self._submitter = queues.Submitter(self._once, max_queue_length=settings.max_queue_length)
+        self._tally = Tally()
         outage = Outage()
         self._subscriber = Subscriber(self._once, outage)
         self.readers = Readers(self._redis, outage)
@@ -316,12 +318,49 @@ class Service:
         with redis_errors():
             return queues.cancel(self._redis, job_id)
 
-    def vote(self, job_id: str, kind: feedback.Vote, reason: str = "") -> str:
+    def vote(
+        self,
+        job_id: str,
+        kind: feedback.Vote,
+        reason: str = "",
+        *,
+        comment: str = "",
+        ip: str = "",
+    ) -> str:
         """Record a vote on an answer and return its entry id.
 
         Raises:
-            InvalidRequest: the kind of vote is unknown.
+            InvalidRequest: the kind of vote is unknown, or reason or comment is too long.
             JobNotFound: the job's record has expired or never existed.
         """
         with redis_errors():
-            return feedback.vote(self._redis, job_id, kind, reason)
+            return feedback.vote(self._redis, job_id, kind, reason, comment=comment, ip=ip)
+
+    def battle(
+        self,
+        left_id: str,
+        right_id: str,
+        outcome: feedback.Outcome,
+        reason: str = "",
+        *,
+        comment: str = "",
+        ip: str = "",
+        anonymous: bool = False,
+    ) -> str:
+        """Record which of two answers to a message is better; see `broker.feedback.battle`."""
+        with redis_errors():
+            return feedback.battle(
+                self._redis,
+                left_id,
+                right_id,
+                outcome,
+                reason,
+                comment=comment,
+                ip=ip,
+                anonymous=anonymous,
+            )
+
+    def duels(self) -> Duels:
+        """How models fared against each other; `broker.strengths` makes a leaderboard of it."""
+        with redis_errors():
+            return self._tally.read(self._redis)
