@@ -53,6 +53,10 @@ class Heard:
         """Id of the last event, to come back with."""
         return str(self.told.ids[-1]) if self.told.events else ""
 
+    def begin(self) -> None:
+        """Take lines of a new connection; an id whose data did not come any more is of the old."""
+        self._mark = ""
+
     def take(self, line: str) -> None:
         """Take one line of a stream.
 
@@ -152,6 +156,7 @@ class Client(Heard):
         return connection
 
     def _read(self, connection: Connection) -> None:
+        self.begin()
         status = next(connection.lines(), "")
         if "200 OK" not in status:
             assert not status or "503" in status, status
@@ -232,6 +237,7 @@ class Starved(Heard):
 
     def come_back(self, address: str) -> Told:
         """Read the rest of the answer over another connection, as fast as it comes."""
+        self.begin()
         with Connection(address) as connection:
             connection.get(f"/v1/jobs/{self.job_id}/events", self.last)
             for line in connection.lines():
