@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker import logs
+from broker.loading import uncollected
 from broker.ports import check_free
 from broker.settings import Settings
 from frontend.service import Service
@@ -52,14 +53,15 @@ def main(settings: Settings) -> None:
 
 def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     """Serve in the background; return what ends it."""
-    from starlette.middleware import Middleware
+    with uncollected():
+        from starlette.middleware import Middleware
 
-    from frontend.operations import Operations
-    from frontend.ui.fleet_login import login_routes
-    from frontend.ui.handlers import Handlers
-    from frontend.ui.history import History
-    from frontend.ui.page import build_page
-    from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
+        from frontend.operations import Operations
+        from frontend.ui.fleet_login import login_routes
+        from frontend.ui.handlers import Handlers
+        from frontend.ui.history import History
+        from frontend.ui.page import build_page
+        from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service, operations = Service(settings), Operations(settings)
     demo = build_page(Handlers(service, uploads), History(service), operations, settings)
