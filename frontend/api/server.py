@@ -72,7 +72,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             super().handle_request(listener, request, _Sender(client), addr)
         except TimeoutError:
-            log.warning("a client took nothing for %.0f s: its connection is closed", STALL_S)
+            log.warning(
+                "a client took next to nothing for %.0f s: its connection is closed", STALL_S
+            )
             raise StopIteration from None
 
     def handle_exit(self, sig: int, frame: object) -> None:

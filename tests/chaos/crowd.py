@@ -22,7 +22,7 @@ import redis
 
 from broker import keys
 from tests.chaos.cases import Told
-from tests.chaos.streams import SMALL_BYTES, Heard, p99_gap_s
+from tests.chaos.streams import Heard, p99_gap_s
 from tests.frontend.clients import CHAT, body
 
 SAMPLE = "0"
@@ -31,7 +31,8 @@ SAMPLE = "0"
 Mark = tuple[str, str]
 """An event: id of its job, and its own."""
 
-SLOW_BYTES, SLOW_S = 256, 0.25
+SLOW_BUFFER_BYTES = 16 * 1024
+SLOW_BYTES, SLOW_S = 512, 0.25
 """A slow reader takes so many bytes, and then nothing for so long: half of what a stream brings."""
 
 
@@ -141,11 +142,11 @@ class Quick(asyncio.Protocol):
 
 
 async def _read_slowly(host: str, port: int, answer: Answer, hurry: asyncio.Event) -> None:
-    """Take few bytes at a time, with the smallest buffer there is, until there is a hurry."""
+    """Take few bytes at a time, with a small buffer, until there is a hurry."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER_BYTES)
         await loop.sock_connect(sock, (host, port))
         await loop.sock_sendall(sock, answer.request)
         while data := await loop.sock_recv(sock, 65536 if hurry.is_set() else SLOW_BYTES):
