@@ -19,6 +19,7 @@ from broker.groups import parse_groups
 from broker.keys import MAX_GRACE_S
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
+MODERATIONS = ("off", "on")
 MODERATION_FAILURES = ("closed", "open")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "HELIOGRAPH_"
@@ -68,6 +69,7 @@ class Settings:
     worker_addresses: str = ""
     operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
+    moderation: str = "off"
     moderation_url: str = ""
     moderation_key: str = field(default="", repr=False)
     moderation_model: str = "omni-moderation-latest"
@@ -118,6 +120,10 @@ class Settings:
             raise ConfigurationError(
                 f"{_key('dispatch_method')}={self.dispatch_method!r} is none of "
                 f"{', '.join(DISPATCH_METHODS)}."
+            )
+        if self.moderation not in MODERATIONS:
+            raise ConfigurationError(
+                f"{_key('moderation')}={self.moderation!r} is none of {', '.join(MODERATIONS)}."
             )
         if self.moderation_failure not in MODERATION_FAILURES:
             raise ConfigurationError(

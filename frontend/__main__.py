@@ -25,6 +25,11 @@ def main() -> None:
         choices=DISPATCH_METHODS,
         help="which of a group's models gets a request (default: HELIOGRAPH_DISPATCH_METHOD)",
     )
+    parser.add_argument(
+        "--moderate",
+        action="store_true",
+        help="judge what is written on the page before it is sent (default: HELIOGRAPH_MODERATION)",
+    )
     flags = parser.parse_args()
     try:
         settings = _with_flags(Settings.from_environment(), flags)
@@ -36,7 +41,8 @@ def main() -> None:
 def _with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
     groups = " ".join(flags.group) if flags.group else settings.groups
     method = flags.dispatch_method or settings.dispatch_method
-    told = replace(settings, groups=groups, dispatch_method=method)
+    moderation = "on" if flags.moderate else settings.moderation
+    told = replace(settings, groups=groups, dispatch_method=method, moderation=moderation)
     told.check()
     return told
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker import logs
+from broker.connection import connect
 from broker.loading import uncollected
 from broker.ports import check_free
 from broker.settings import Settings
@@ -56,6 +57,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     with uncollected():
         from starlette.middleware import Middleware
 
+        from frontend.moderation.gate import Gate
         from frontend.operations import Operations
         from frontend.ui.fleet_login import login_routes
         from frontend.ui.handlers import Handlers
@@ -64,7 +66,11 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service, operations = Service(settings), Operations(settings)
-    demo = build_page(Handlers(service, uploads), History(service), operations, settings)
+    gate = None
+    if settings.moderation == "on":
+        gate = Gate.from_settings(connect(settings.url), settings)
+    handlers = Handlers(service, uploads, gate)
+    demo = build_page(handlers, History(service), operations, settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,

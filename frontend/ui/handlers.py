@@ -18,6 +18,7 @@ from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
 from broker.feedback import Vote
 from broker.readers import new_reader
+from frontend.moderation.gate import Gate
 from frontend.service import Service
 from frontend.ui import answer, wording
 from frontend.ui.conversation import Bookmark, phase
@@ -49,11 +50,12 @@ log = logging.getLogger(__name__)
 class Handlers:
     """What the page's events do; one for all tabs, each of which says which chat it shows."""
 
-    def __init__(self, service: Service, uploads: Path) -> None:
-        """Use the service; read no file but those under `uploads`."""
+    def __init__(self, service: Service, uploads: Path, gate: Gate | None = None) -> None:
+        """Use the service; read no file but those under `uploads`; `gate` judges questions."""
         self.models = ModelList(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
+        self._gate = gate
         self._rule = f"grace:{service.settings.ui_grace_s}"
         self._readers = TabReaders(service.readers)
 
@@ -183,6 +185,7 @@ class Handlers:
         """
         if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
+        self._judge(asked)
         reader = new_reader()
         try:
             job = self._service.submit(
@@ -201,6 +204,17 @@ class Handlers:
         if sent.last:
             self._readers.arrive(request.session_hash or "", sent.last, reader)
         return sent, wording.note("sent")
+
+    def _judge(self, asked: Chat) -> None:
+        """Let the question pass the gate, if there is one.
+
+        Raises:
+            ContentFlagged, ModerationUnavailable, RedisUnavailable: see `frontend.moderation`.
+        """
+        if self._gate is not None:
+            question = asked.turns[-1].question
+            pictures = [self._service.image(sha256) for sha256 in question.images]
+            self._gate.check(f"{asked.system}\n{question.text}", pictures, subject=asked.id)
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow, from where it is. Gives chat and line.

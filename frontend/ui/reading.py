@@ -72,5 +72,5 @@ class TabReaders:
                 self._readers.leave(reading.reader)
         except HeliographError as failure:
             log.warning(
-                "the reader of job %s leaves without a word: %s", reading.answer.job, failure
+                "Redis is told later that nobody reads job %s: %s", reading.answer.job, failure
             )

@@ -25,9 +25,9 @@ BUTTONS = 7
 SHOWN = 3 + BUTTONS
 """Chat, line, bookmark and buttons: the order of `shown`."""
 
-PARAMETERS = 6
-"""Temperature, top-p, most output tokens, most input tiles (or 0), images' process mode (or ""),
-system prompt: the order of `parameters`, and of what `choose` takes."""
+PARAMETERS = 7
+"""Temperature, top-p, repetition penalty, most output tokens, most input tiles (or 0), images'
+process mode (or ""), system prompt: the order of `parameters`, and of what `choose` takes."""
 
 PARTS = 4
 """The answer to go on with, and what a shared chat has not: the side column, the message's row and
@@ -81,6 +81,7 @@ def parameters(chat: Chat) -> Outputs:
     return (
         chosen.temperature,
         chosen.top_p,
+        chosen.repetition_penalty,
         chosen.max_tokens,
         chosen.max_input_tiles or 0,
         chosen.image_process_mode or "",
@@ -93,6 +94,7 @@ def choose(
     model: str | None,
     temperature: float,
     top_p: float,
+    repetition_penalty: float,
     max_tokens: int,
     max_tiles: int,
     mode: ImageProcessMode | Literal[""],
@@ -107,6 +109,7 @@ def choose(
         sampling = SamplingParams(
             temperature=temperature,
             top_p=top_p,
+            repetition_penalty=repetition_penalty,
             max_tokens=max_tokens,
             max_input_tiles=max_tiles or None,
             image_process_mode=mode or None,
