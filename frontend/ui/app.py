@@ -60,6 +60,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.moderation.gate import Gate
         from frontend.operations import Operations
         from frontend.ui.fleet_login import login_routes
+        from frontend.ui.grounding import overlay_route
         from frontend.ui.handlers import Handlers
         from frontend.ui.history import History
         from frontend.ui.page import build_page
@@ -91,7 +92,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         css_paths=Path(__file__).with_name("style.css"),
         app_kwargs={
             "openapi_url": None,
-            "routes": [picture_route(service), chat_route(service), *login_routes(operations)],
+            "routes": [
+                picture_route(service),
+                overlay_route(service),
+                chat_route(service),
+                *login_routes(operations),
+            ],
             "middleware": [
                 Middleware(ContentPolicy),
                 Middleware(OwnerCookie),

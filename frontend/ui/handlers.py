@@ -238,10 +238,13 @@ class Handlers:
             for update in answer.follow(self._service, job, lambda: len(self._readers), told):
                 has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
+                finish = update.end.finish_reason if update.end else None
+                told = told.model_copy(update={"text": update.text, "finish": finish})
                 if update.error:
                     line = wording.error(update.error, job.id)
                     self._fail(chat, job.id, update.error)
-                yield render(chat.with_last(told.model_copy(update={"text": update.text}))), line
+                    told = told.fail(update.error)
+                yield render(chat.with_last(told)), line
         except Exception as failure:
             has_ended = True
             self._fail(chat, told.job, body_of(failure, told.job))

@@ -7,11 +7,13 @@ own sanitiser and its content policy stand behind this, so a mistake here spoils
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from broker.conversation import Chat
+from broker.conversation import Chat, Turn
 from broker.messages import ChatMessage
+from frontend.ui.boxes import plain
+from frontend.ui.grounding import drawn
 
 PICTURES = "pictures"
 """Where `frontend.ui.web` serves stored pictures, relative to the page."""
@@ -60,7 +62,10 @@ def _shown(match: re.Match[str]) -> str:
 
 def render(chat: Chat) -> list[dict[str, Any]]:
     """The messages of Gradio's chat box."""
-    return [_message(message) for _, message in _bubbles(chat)]
+    return [
+        _answer(chat.turns[: place + 1]) if message.role == "assistant" else _message(message)
+        for place, message in _bubbles(chat)
+    ]
 
 
 def turn_at(chat: Chat, place: int) -> int:
@@ -86,6 +91,22 @@ def _bubbles(chat: Chat) -> Iterator[tuple[int, ChatMessage]]:
 def _message(message: ChatMessage) -> dict[str, Any]:
     """One bubble: its pictures first, its text below."""
     pictures = (f"![picture {sha[:8]}]({PICTURES}/{sha})" for sha in message.images)
-    markdown = "\n\n".join((*pictures, as_markdown(message.text)))
+    return _bubble(message.role, *pictures, as_markdown(message.text))
+
+
+def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
+    """The bubble of the last turn's answer: its text, and the pictures that it points at."""
+    answer = turns[-1].answer
+    assert answer is not None
+    text = as_markdown(plain(answer.text, growing=not answer.has_ended))
+    if not answer.has_ended:
+        return _bubble("assistant", text)
+    asked = [turn.question for turn in turns]
+    return _bubble(
+        "assistant", text, *drawn(answer.text, asked, answer.sampling.image_process_mode)
+    )
+
+
+def _bubble(role: str, *parts: str) -> dict[str, Any]:
     # A typed part, for a plain string would be dedented.
-    return {"role": message.role, "content": [{"type": "text", "text": markdown}]}
+    return {"role": role, "content": [{"type": "text", "text": "\n\n".join(parts)}]}
