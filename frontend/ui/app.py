@@ -55,13 +55,15 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     from starlette.middleware import Middleware
 
     from frontend.operations import Operations
+    from frontend.ui.battle_handlers import BattleHandlers
     from frontend.ui.fleet_login import login_routes
     from frontend.ui.handlers import Handlers
     from frontend.ui.page import build_page
     from frontend.ui.web import BodyLimit, ContentPolicy, picture_route
 
     service, operations = Service(settings), Operations(settings)
-    demo = build_page(Handlers(service, uploads), operations, settings)
+    battles = BattleHandlers(service, uploads)
+    demo = build_page(Handlers(service, uploads), battles, operations, settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -79,7 +81,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         ssr_mode=False,
         pwa=False,
         theme=_theme(),
-        css_paths=Path(__file__).with_name("style.css"),
+        css_paths=[Path(__file__).with_name(name) for name in ("style.css", "battle.css")],
         app_kwargs={
             "openapi_url": None,
             "routes": [picture_route(service), *login_routes(operations)],

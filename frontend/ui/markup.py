@@ -7,6 +7,7 @@ own sanitiser and its content policy stand behind this, so a mistake here spoils
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from broker.messages import ChatMessage
@@ -56,10 +57,15 @@ def _shown(match: re.Match[str]) -> str:
 
 def render(conversation: Conversation, answer: str | None = None) -> list[dict[str, Any]]:
     """The messages of Gradio's chat box; `answer` is the one that is being written."""
-    shown = [_message(message) for message in conversation.messages]
+    shown = bubbles(conversation.messages)
     if answer:
         shown.append(_bubble("assistant", as_markdown(answer)))
     return shown
+
+
+def bubbles(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
+    """Turns as messages of Gradio's chat box."""
+    return [_message(message) for message in messages]
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

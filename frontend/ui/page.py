@@ -13,6 +13,8 @@ from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.service import Service
+from frontend.ui.battle_handlers import BattleHandlers
+from frontend.ui.battle_page import BattlePage
 from frontend.ui.conversation import Session
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
@@ -33,17 +35,22 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build_demo(service: Service, settings: Settings) -> gr.Blocks:
     """Build the page; `frontend.ui.app` serves it."""
-    handlers = Handlers(service, Path(get_upload_folder()))
-    return build_page(handlers, Operations(settings), settings)
+    uploads = Path(get_upload_folder())
+    battles = BattleHandlers(service, uploads)
+    return build_page(Handlers(service, uploads), battles, Operations(settings), settings)
 
 
-def build_page(handlers: Handlers, operations: Operations, settings: Settings) -> gr.Blocks:
+def build_page(
+    handlers: Handlers, battles: BattleHandlers, operations: Operations, settings: Settings
+) -> gr.Blocks:
     """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
         Navbar(visible=False)
         Page(demo, handlers, settings)
+    with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
+        BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
         FleetPage(fleet, operations)
     demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
@@ -58,7 +65,7 @@ class Page:
         self.session = gr.State(Session())
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
-            '<a href="fleet">Fleet</a>',
+            '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
             elem_id="heading",
             padding=False,
         )

@@ -1,0 +1,292 @@
+"""The events of the page "Side by side": each method is one, and gives values for its components.
+
+The only module of that page where errors become lines. A question runs as `ask` or `regenerate`
+(puts two jobs on their queues), two times `stream` (each shows one answer grow, whatever becomes of
+the other) and `settle` (sets the buttons). Layout is none of its business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+from pydantic import ValidationError
+
+from broker.battles import Duels
+from broker.errors import HeliographError, InvalidRequest
+from broker.feedback import Outcome
+from broker.messages import ModelInfo, SamplingParams
+from broker.readers import new_reader
+from broker.strengths import standings
+from frontend.service import Service
+from frontend.ui import answer, leaderboard_table, wording
+from frontend.ui.battle import SIDES, Battle, Contestant, Side, choose, draw, drawable, too_few
+from frontend.ui.battle_shown import (
+    BUTTONS,
+    CHOICES,
+    NO_VOTE,
+    SHOWN,
+    Outputs,
+    buttons,
+    choices,
+    dropdown,
+    line_of,
+    names,
+    refused,
+    shown,
+    told,
+    unchanged,
+    without_name,
+)
+from frontend.ui.markup import bubbles
+from frontend.ui.reading import TabReaders
+from frontend.ui.uploads import Upload, Uploads
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["anonymous", "named"]
+
+
+@dataclass(slots=True)
+class Session:
+    """What is known of a tab: its battle, and the models and votes that it shows already."""
+
+    battle: Battle = field(default_factory=Battle)
+    models: tuple[str, ...] = ()
+    duels: Duels | None = None
+
+
+class BattleHandlers:
+    """What the page's events do; one for all tabs, each of which brings its own `Session`."""
+
+    def __init__(self, service: Service, uploads: Path) -> None:
+        """Use the service; read no file but those under `uploads`."""
+        self._service = service
+        self._uploads = Uploads(service, uploads)
+        self._rule = f"grace:{service.settings.ui_grace_s}"
+        self._readers = TabReaders(service.readers)
+
+    def ask(
+        self,
+        session: Session,
+        text: str | None,
+        pictures: list[Upload] | None,
+        mode: Mode,
+        left: str | None,
+        right: str | None,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        request: gr.Request,
+    ) -> Outputs:
+        """Ask both models. Gives message, pictures, choices and what is shown.
+
+        What is refused stays in its boxes, and an empty message changes nothing.
+        """
+        words = text or ""
+        if session.battle.phase == "answering" or not (words.strip() or pictures):
+            return unchanged(2 + CHOICES + SHOWN)
+        try:
+            images = [self._uploads.store(picture) for picture in pictures or ()]
+            battle = session.battle
+            if battle.phase == "empty":
+                battle = self._begin(mode, left, right, sees=bool(images))
+            sampling = _sampling(temperature, top_p, max_tokens)
+            lines = self._submit(battle.next(words, images), session, sampling, request)
+        except Exception as failure:
+            return (*unchanged(2 + CHOICES), *refused(session.battle, failure))
+        return ("", None, *choices(interactive=False), *shown(session.battle, lines))
+
+    def regenerate(
+        self,
+        session: Session,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        request: gr.Request,
+    ) -> Outputs:
+        """Have both answer the last question again. Gives what is shown."""
+        if session.battle.phase not in ("answered", "failed"):
+            return unchanged(SHOWN)
+        try:
+            sampling = _sampling(temperature, top_p, max_tokens)
+            lines = self._submit(session.battle.again(), session, sampling, request)
+        except Exception as failure:
+            return refused(session.battle, failure)
+        return shown(session.battle, lines)
+
+    def _begin(self, mode: Mode, left: str | None, right: str | None, *, sees: bool) -> Battle:
+        hidden = mode != "named"
+        pair = draw(self._ready(), sees=sees) if hidden else choose(left, right)
+        return Battle(dict(zip(SIDES, map(Contestant, pair), strict=True)), hidden=hidden)
+
+    def _ready(self) -> list[ModelInfo]:
+        return drawable(self._service.models(), self._service.fleet.groups)
+
+    def _submit(
+        self, battle: Battle, session: Session, sampling: SamplingParams, request: gr.Request
+    ) -> dict[Side, str]:
+        """Put the question on both models' queues; return the line of each side.
+
+        Raises:
+            HeliographError: neither model can be asked.
+        """
+        failures: dict[Side, Exception] = {}
+        for name, side in battle.contestants.items():
+            reader = new_reader()
+            try:
+                job = self._service.submit(
+                    side.model,
+                    battle.asked(name),
+                    sampling,
+                    on_disconnect=self._rule,
+                    reader=reader,
+                )
+            except Exception as failure:
+                failures[name] = without_name(failure, side.model) if battle.hidden else failure
+                side.end(failed=True)
+            else:
+                side.begin(job)
+                self._readers.arrive(_seat(request, name), job.id, reader)
+        if len(failures) == len(SIDES):
+            raise failures["left"]
+        session.battle = battle
+        return {
+            name: line_of(failures[name]) if name in failures else wording.note("sent")
+            for name in SIDES
+        }
+
+    def stream(self, name: Side) -> Callable[[Session, gr.Request], Iterator[Outputs]]:
+        """Make the event that shows a side's answer grow. It gives chat and line."""
+
+        def show(session: Session, request: gr.Request) -> Iterator[Outputs]:
+            # Gradio closes this generator when the tab is gone; then nobody reads the job any more.
+            battle = session.battle
+            side = battle.contestants.get(name)
+            if side is None or side.job is None or side.has_ended:
+                # Gradio empties the outputs of a generator that yields nothing.
+                yield unchanged(2)
+                return
+            job, seat = side.job, _seat(request, name)
+            try:
+                for update in answer.follow(self._service, job, lambda: len(self._readers)):
+                    side.text = update.text
+                    if update.end or update.error:
+                        side.end(failed=not (update.end and update.text))
+                    yield bubbles(battle.spoken(name)), told(update, battle, job.id)
+            except Exception as failure:
+                side.end(failed=True)
+                yield bubbles(battle.spoken(name)), line_of(failure)
+            finally:
+                if side.failed:
+                    self._cancel(job.id)
+                self._readers.end(seat, has_ended=side.has_ended)
+                if not side.has_ended:
+                    side.end(failed=True)
+
+        return show
+
+    def settle(self, session: Session) -> Outputs:
+        """Tell what may be done now. Gives the page's line and the buttons."""
+        phase = session.battle.phase
+        return (wording.note(NO_VOTE if phase == "failed" else ""), *buttons(phase))
+
+    def stop(self, session: Session) -> None:
+        """Cancel both jobs; their streams then end with what has been said."""
+        for job_id in session.battle.jobs:
+            self._cancel(job_id)
+
+    def leave(self, request: gr.Request) -> None:
+        """Read no longer for a tab that was closed, reloaded or lost."""
+        for name in SIDES:
+            self._readers.end(_seat(request, name))
+
+    def _cancel(self, job_id: str) -> None:
+        try:
+            self._service.cancel(job_id)
+        except HeliographError as failure:
+            log.warning("job %s could not be cancelled: %s", job_id, failure)
+
+    def begin_anew(self, session: Session) -> Outputs:
+        """Forget the battle. Gives message, pictures, choices and what is shown."""
+        if session.battle.phase == "answering":
+            return unchanged(2 + CHOICES + SHOWN)
+        session.battle = Battle()
+        lines: dict[Side, str] = dict.fromkeys(SIDES, "")
+        return ("", None, *choices(interactive=True), *shown(session.battle, lines))
+
+    def vote(self, outcome: Outcome) -> Callable[[Session, gr.Request], Outputs]:
+        """Make the event of a vote button. It gives both names, the page's line and the buttons."""
+
+        def cast(session: Session, request: gr.Request) -> Outputs:
+            battle = session.battle
+            if battle.phase != "answered":
+                return unchanged(3 + BUTTONS)
+            left, right = (battle.contestants[name].job_id for name in SIDES)
+            battle.voted = True  # at once, for a second one may come meanwhile
+            try:
+                self._service.battle(
+                    left,
+                    right,
+                    outcome,
+                    anonymous=battle.hidden,
+                    ip=request.client.host if request.client else "",
+                )
+            except Exception as failure:
+                battle.voted = False
+                return (*unchanged(2), line_of(failure), *buttons(battle.phase))
+            battle.hidden = False
+            line = wording.note("Thanks, your vote is noted.")
+            return (*names(battle), line, *buttons(battle.phase))
+
+        return cast
+
+    def refresh(self, session: Session, mode: Mode, left: str | None, right: str | None) -> Outputs:
+        """Bring the models up to date. Gives both dropdowns and the notice.
+
+        No name leaves for a page whose battles are anonymous.
+        """
+        try:
+            live = tuple(info.name for info in self._service.models())
+            ready = len(self._ready())
+        except HeliographError as failure:
+            return (*unchanged(2), wording.error(failure.body))
+        notice = wording.note(too_few(ready)) if ready < 2 else ""
+        if mode != "named":
+            session.models = ()
+            hidden = gr.update(visible=False, choices=[], value=None)
+            return (hidden, hidden, notice)
+        if live == session.models:
+            return (*unchanged(2), notice)
+        session.models = live
+        first, second = (*live, None, None)[:2]
+        return (dropdown(live, left or first), dropdown(live, right or second), notice)
+
+    def board(self, session: Session) -> Any:
+        """Bring the leaderboard up to date."""
+        try:
+            duels = self._service.duels()
+        except HeliographError as failure:
+            session.duels = None
+            return wording.error(failure.body)
+        if duels == session.duels:
+            return gr.skip()
+        session.duels = duels
+        return leaderboard_table.tables(standings(duels))
+
+
+def _seat(request: gr.Request, side: Side) -> str:
+    """A side of a tab, as a reader of its own."""
+    return f"{request.session_hash or ''}:{side}"
+
+
+def _sampling(temperature: float, top_p: float, max_tokens: int) -> SamplingParams:
+    try:
+        return SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    except ValidationError as invalid:
+        names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
+        raise InvalidRequest(f"These parameters are out of range: {names}.") from None
