@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from gradio.components.navbar import Navbar
 
 from broker.settings import Settings
 from frontend.ui.battle import SIDES
@@ -24,7 +23,6 @@ class BattlePage:
 
     def __init__(self, page: gr.Blocks, handlers: BattleHandlers, settings: Settings) -> None:
         self.session = gr.State(Session())
-        Navbar(visible=False)
         gr.HTML(
             "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
             '<a href="./">Chat</a>',
@@ -71,7 +69,7 @@ class BattlePage:
                 placeholder="The answer comes here.",
                 elem_classes=["answers"],
             )
-            line = gr.HTML(elem_classes=["told"], padding=False)
+            line = gr.HTML(elem_id=f"{name}-line", padding=False)
         return heading, chat, line
 
     def _build_inputs(self, settings: Settings) -> None:
