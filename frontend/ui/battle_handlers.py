@@ -56,7 +56,7 @@ class Session:
     """What is known of a tab: its battle, and the models and votes that it shows already."""
 
     battle: Battle = field(default_factory=Battle)
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
     duels: Duels | None = None
 
 
@@ -167,11 +167,11 @@ class BattleHandlers:
             # Gradio closes this generator when the tab is gone; then nobody reads the job any more.
             battle = session.battle
             side = battle.contestants.get(name)
-            if side is None or side.job is None or side.has_ended:
+            job, seat = side.job if side else None, _seat(request, name)
+            if not (side and job) or side.has_ended or not self._readers.show(seat, job.id):
                 # Gradio empties the outputs of a generator that yields nothing.
                 yield unchanged(2)
                 return
-            job, seat = side.job, _seat(request, name)
             try:
                 for update in answer.follow(self._service, job, lambda: len(self._readers)):
                     side.text = update.text
@@ -257,7 +257,7 @@ class BattleHandlers:
             return (*unchanged(2), wording.error(failure.body))
         notice = wording.note(too_few(ready)) if ready < 2 else ""
         if mode != "named":
-            session.models = ()
+            session.models = None
             hidden = gr.update(visible=False, choices=[], value=None)
             return (hidden, hidden, notice)
         if live == session.models:

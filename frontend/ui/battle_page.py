@@ -135,7 +135,14 @@ class BattlePage:
                     [chat, line],
                     concurrency_id="streams",
                     **QUIET,
-                ).then(handlers.settle, [self.session], [self.line, *buttons], **QUIET)
+                ).then(
+                    handlers.settle,
+                    [self.session],
+                    [self.line, *buttons],
+                    concurrency_id="settle",
+                    concurrency_limit=1,  # in turn: the side that ends last has the last word
+                    **QUIET,
+                )
         self.stop.click(handlers.stop, [self.session], None, queue=False, **QUIET)
         anew = [*boxes, *choices, *shown]
         self.anew.click(handlers.begin_anew, [self.session], anew, **QUIET)

@@ -8,7 +8,11 @@ from broker.strengths import Standing
 from frontend.ui import wording
 from frontend.ui.table import table
 
-_HEADS = ("Rank", "Model", "Rating", "95 %", "Votes", "Won", "Lost", "Ties", "Both bad")
+_BASIS = (
+    "Every vote counts, whether names were hidden or shown. 95 %: where the rating lies with that "
+    "confidence; rank: the places that it may have."
+)
+_HEADS = ("Rank", "Model", "Rating", "95 %", "Votes", "Won", "Lost", "Ties", "Of them both bad")
 
 
 def tables(rows: Sequence[Standing]) -> str:
@@ -16,7 +20,7 @@ def tables(rows: Sequence[Standing]) -> str:
     if not rows:
         return wording.note("No two answers have been compared yet.")
     groups = sorted({row.group for row in rows})
-    return "".join(
+    boards = (
         table(
             "Leaderboard" if len(groups) == 1 else f"Leaderboard, group {group + 1}",
             _HEADS,
@@ -24,6 +28,7 @@ def tables(rows: Sequence[Standing]) -> str:
         )
         for group in groups
     )
+    return "".join((*boards, wording.note(_BASIS)))
 
 
 def _row(row: Standing) -> tuple[str, ...]:
@@ -32,5 +37,5 @@ def _row(row: Standing) -> tuple[str, ...]:
         row.model,
         f"{row.rating:.0f}",
         f"{row.low:.0f} to {row.high:.0f}",
-        *map(str, (row.votes, row.won, row.lost, row.ties - row.bothbad, row.bothbad)),
+        *map(str, (row.votes, row.won, row.lost, row.ties, row.bothbad)),
     )

@@ -97,7 +97,7 @@ def test_an_anonymous_battle_tells_no_name_before_the_vote(
     until(lambda: len(battles(stack)) == 2, "it is voted on as well")
     last = battles(stack)[-1]
     assert (last["vote"], last["anonymous"]) == ("bothbad", "no")
-    until(lambda: tab.row(left)[4:] == ["2", "1", "0", "0", "1"], "it is counted")
+    until(lambda: tab.row(left)[4:] == ["2", "1", "0", "1", "1"], "it is counted")
 
     tab.button("New round").click()
     tab.expect_enabled("Send")
@@ -106,12 +106,21 @@ def test_an_anonymous_battle_tells_no_name_before_the_vote(
     tab.close()
 
 
-def test_of_two_votes_at_once_one_counts(stack: Stack, browser: BrowserContext) -> None:
-    worker(stack, "ant")
-    worker(stack, "bee")
+def test_both_answer_again_and_of_two_votes_at_once_one_counts(
+    stack: Stack, browser: BrowserContext
+) -> None:
+    for name in ("ant", "bee"):
+        worker(stack, name)
     tab = BattleTab(browser, stack.ui())
     tab.ask("once")
     tab.expect_enabled(*AFTER, *VOTES)
+    first = {name: newest(stack, name) for name in ("ant", "bee")}
+    tab.button("Regenerate").click()
+    for name, before in first.items():
+        until(lambda: newest(stack, name).id != before.id, "it is asked again")  # noqa: B023
+        assert texts(newest(stack, name)) == texts(before)
+    tab.expect_enabled(*AFTER, *VOTES)
+    expect(tab.answers_of("left")).to_have_text("once")
     tab.page.evaluate(
         """() => [...document.querySelectorAll('#votes button')].forEach((each) => each.click())"""
     )
@@ -119,7 +128,8 @@ def test_of_two_votes_at_once_one_counts(stack: Stack, browser: BrowserContext) 
     expect(tab.line).to_have_text("Thanks, your vote is noted.")
     tab.ask("again")
     tab.expect_enabled(*AFTER, *VOTES)
-    assert len(battles(stack)) == 1
+    (vote,) = battles(stack)
+    assert {vote["left_job"], vote["right_job"]}.isdisjoint(job.id for job in first.values())
     tab.close()
 
 
@@ -189,6 +199,34 @@ def test_a_side_that_fails_does_not_hold_the_other_and_no_vote_is_taken(
     tab.close()
 
 
+def test_a_side_that_waits_is_told_why_while_the_other_answers(
+    stack: Stack, browser: BrowserContext
+) -> None:
+    narrow = {"model-name": "narrow", "limit-model-concurrency": "1"}
+    stack.echo_worker("tokens_per_s=20&tokens=4000", **narrow)
+    worker(stack, "wide")
+    address = stack.ui()
+    first, second = (BattleTab(browser, address) for _ in range(2))
+    for tab in (first, second):
+        tab.choose("narrow", "wide")
+    first.ask("I am first")
+    expect(first.answers_of("left")).to_contain_text("I am first I")
+    second.ask("I wait")
+    expect(second.answers_of("right")).to_have_text("I wait")
+    expect(second.told("left")).to_contain_text("queued, next in line")
+    second.ask("not yet")  # Enter does nothing meanwhile
+    expect(second.message).to_have_value("not yet")
+    second.button("Stop").click()
+    expect(second.told("left")).to_have_text("stopped before it began")
+    second.expect_enabled(*AFTER)
+    expect(second.line).to_contain_text("No vote is taken")
+    expect(second.questions_of("left")).to_have_count(1)
+    first.button("Stop").click()
+    first.expect_enabled(*AFTER, *VOTES)
+    first.close()
+    second.close()
+
+
 def test_two_ready_models_are_needed(stack: Stack, browser: BrowserContext) -> None:
     worker(stack, "ant")
     tab = BattleTab(browser, stack.ui())
@@ -256,8 +294,8 @@ def test_a_phone_stacks_the_chats_and_keys_are_enough(
 def test_pictures_reach_both_and_the_demo_model_is_right(
     demo_stack: Stack, browser: BrowserContext
 ) -> None:
-    worker(demo_stack, "parrot")
-    tab = BattleTab(browser, demo_stack.ui(), width=1000, height=980)
+    worker(demo_stack, "parrot", "tokens_per_s=40")
+    tab = BattleTab(browser, demo_stack.ui(), width=1000, height=900)
     tab.choose("heliograph-demo", "parrot")
     tab.set_slider("Temperature", 0)
     tab.set_slider("Max output tokens", 128)
@@ -281,7 +319,9 @@ def test_pictures_reach_both_and_the_demo_model_is_right(
     until(lambda: tab.row("heliograph-demo")[4:6] == ["1", "1"], "it is rated")
     assert json.loads(battles(demo_stack)[-1]["left_messages"])[0]["content"][0]["type"] == "image"
     SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-    tab.page.screenshot(path=SCREENSHOT, animations="disabled")
+    tab.page.get_by_role("button", name="Parameters").click()
+    expect(tab.page.get_by_label("number input for Temperature")).to_be_hidden()
+    tab.page.screenshot(path=SCREENSHOT, animations="disabled", full_page=True)
     tab.close()
 
 
