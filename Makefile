@@ -5,9 +5,16 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Test files at a time: most of what they do is to wait.
-JOBS ?= 2
+# Test files at a time: most of what they do is to wait, those of faults most of all.
+JOBS ?= 3
+CHAOS_JOBS ?= 4
+# These have the machine to themselves: they compile a model, have a browser show a megabyte, and
+# measure how evenly streams come.
+ALONE = tests/chaos/test_compiled.py tests/frontend/test_ui_output.py tests/chaos/test_many.py \
+  tests/chaos/test_slow_readers.py::test_fifty_slow_readers_beside_fifty_others
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)
+BESIDE = $(ALONE:%=--deselect %) --dist loadfile --no-loadscope-reorder -n
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: up test chaos check install install-dev
@@ -15,8 +22,13 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 up: install
 	@exec $(BIN)/python -m broker up
 
+# All parts run, whatever becomes of the first; those of faults end with their lines of figures.
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	@status=0; \
+	$(PYTEST) $(BESIDE) $(JOBS) --ignore tests/chaos || status=$$?; \
+	$(PYTEST) $(BESIDE) $(CHAOS_JOBS) tests/chaos || status=$$?; \
+	$(PYTEST) $(ALONE) || status=$$?; \
+	exit $$status
 
 chaos: install-dev
 	$(BIN)/python -m pytest tests/chaos --chaos-runs $(or $(RUNS),50)

@@ -1,6 +1,7 @@
-"""The figures of `bench.chat` as a picture: `python -m bench.plot FIGURES.json PICTURE.png`.
+"""The figures of `bench.chat` or `bench.soak` as a picture.
 
-Needs matplotlib, which nothing else here does.
+`python -m bench.plot FIGURES.json PICTURE.png` takes what they keep with `--json`. It needs
+matplotlib, which nothing else here does.
 """
 
 from __future__ import annotations
@@ -45,6 +46,30 @@ def draw(figures: Any, path: Path) -> None:
     plot.close(canvas)
 
 
+def draw_memory(figures: Any, path: Path) -> None:
+    """Draw one panel a role, one line a process: its memory over the minutes of a soak."""
+    plot = pyplot()
+    lives = figures["memory"]
+    roles = list(dict.fromkeys(life["role"] for life in lives))
+    rows = (len(roles) + 1) // 2
+    canvas, axes = plot.subplots(rows, 2, figsize=(11, 2.2 * rows), layout="constrained")
+    for axis, role in zip(axes.flat, roles, strict=False):
+        for life in lives:
+            if life["role"] == role:
+                axis.plot([at / 60 for at in life["times_s"]], life["sizes_mb"], linewidth=1)
+        axis.set_title(f"{role} (MB)", fontsize=9)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[len(roles) :]:
+        axis.set_visible(False)
+    machine = figures["machine"]
+    canvas.suptitle(
+        f"Memory of every process, minutes; {machine['cores']} cores, {machine['date'][:10]}"
+    )
+    canvas.savefig(path, dpi=90)
+    plot.close(canvas)
+
+
 def _panel(axis: Any, results: Any, targets: list[str], name: str) -> None:
     levels = sorted({result["chats"] for result in results})
     width = 0.8 / len(targets)
@@ -58,12 +83,13 @@ def _panel(axis: Any, results: Any, targets: list[str], name: str) -> None:
 
 
 def main() -> None:
-    """Draw a file that `bench.chat --json` wrote."""
+    """Draw a file that `--json` wrote."""
     parser = argparse.ArgumentParser(prog="python -m bench.plot", description=__doc__)
     parser.add_argument("figures", type=Path)
     parser.add_argument("picture", type=Path)
     flags = parser.parse_args()
-    draw(json.loads(flags.figures.read_text()), flags.picture)
+    figures = json.loads(flags.figures.read_text())
+    (draw_memory if "memory" in figures else draw)(figures, flags.picture)
 
 
 if __name__ == "__main__":

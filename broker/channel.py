@@ -95,7 +95,7 @@ local function append(place, log, live, job, message, state)
     fenced[#fenced + 1] = place
   elseif state ~= '' then
     redis.call('HSET', job, 'state', state)
-    redis.call('EXPIRE', log, ARGV[1])
+    redis.call('EXPIRE', log, redis.call('HGET', job, 'keep_s') or ARGV[1])
   end
 end
 for place = 0, #KEYS / 3 - 1 do

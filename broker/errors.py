@@ -128,6 +128,32 @@ class KeyReused(InvalidRequest):
     code = "idempotency_key_reused"
 
 
+class ChatNotFound(InvalidRequest):
+    """The chat was deleted, has expired, or is somebody else's."""
+
+    status = 404
+    code = "chat_not_found"
+
+
+class ChatChanged(InvalidRequest):
+    """The chat was changed by somebody else since it was read."""
+
+    status = 409
+    code = "chat_changed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This chat was changed in another tab. Here it is as it is now; say again what you "
+            "want."
+        )
+
+
+class ChatTooLarge(RequestTooLarge):
+    """A chat, or the number of chats of one owner, is at its limit."""
+
+    code = "chat_too_large"
+
+
 class QueueFull(HeliographError):
     """The model's queue is at its bound; the request was not accepted."""
 

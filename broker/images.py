@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final, cast
 
 import redis
+from redis.client import Pipeline
 
 from broker import keys
 from broker.errors import InvalidImage
@@ -29,13 +30,22 @@ def digest(data: bytes) -> str:
 def put(client: redis.Redis, data: bytes) -> str:
     """Store an image (or renew its lifetime when it is there already) and return its SHA-256."""
     sha256 = digest(data)
-    client.set(keys.image(sha256), data, ex=keys.IMAGE_TTL_S)
+    if not exists(client, sha256):
+        client.set(keys.image(sha256), data, ex=keys.IMAGE_TTL_S, nx=True)
     return sha256
 
 
 def exists(client: redis.Redis, sha256: str) -> bool:
     """Whether the image is stored; if so its lifetime is renewed."""
-    return bool(client.expire(keys.image(sha256), keys.IMAGE_TTL_S))
+    pipe = client.pipeline()
+    pipe.exists(keys.image(sha256))
+    keep(pipe, sha256, keys.IMAGE_TTL_S)
+    return bool(pipe.execute()[0])
+
+
+def keep(pipe: Pipeline, sha256: str, ttl_s: int) -> None:
+    """Queue on `pipe` that an image lives for so long at least; others may need it longer."""
+    pipe.expire(keys.image(sha256), ttl_s, gt=True)
 
 
 def get(client: redis.Redis, sha256s: Iterable[str]) -> dict[str, bytes]:

@@ -10,7 +10,9 @@
 | helio:worker:{id}:log  | string  | 1 h, renewed each s | worker     | broker, workers  |
 | helio:models           | hash    | for ever, tiny      | workers    | frontend         |
 | helio:job:{id}         | hash    | 24 h                | frontend   | worker, frontend |
-| helio:job:{id}:events  | stream  | 1 h, ended: 15 min  | worker     | frontend         |
+| helio:job:{id}:events  | stream  | 1 h, ended: 15 min; | worker     | frontend         |
+|                        |         | a chat's: 30 days,  |            |                  |
+|                        |         | until it is read    |            |                  |
 | helio:job:{id}:live    | channel | -                   | worker     | frontend         |
 | helio:job:{id}:readers | zset    | 5 s, renewed each s | frontend   | frontend         |
 | helio:deadlines        | zset    | members are swept   | frontend   | workers          |
@@ -23,8 +25,13 @@
 | helio:quarantine       | set     | ids are swept       | workers    | broker           |
 | helio:quarantine:{id}  | hash    | 7 days              | workers    | broker           |
 | helio:image:{sha256}   | string  | 24 h, renewed; of a | frontend   | worker, frontend |
-|                        |         | job that was set    |            |                  |
-|                        |         | aside: 7 days       |            |                  |
+|                        |         | chat: as the chat;  |            |                  |
+|                        |         | of a job that was   |            |                  |
+|                        |         | set aside: 7 days   |            |                  |
+| helio:chat:{id}        | hash    | 30 days, renewed    | frontend   | frontend         |
+|                        |         | with each change    |            |                  |
+| helio:chats:{owner}    | zset    | the same            | frontend   | frontend         |
+| helio:share:{token}    | string  | the same            | frontend   | frontend         |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback     | stream  | for ever            | frontend   | operators, UI    |
 | helio:log:moderation   | stream  | last 100,000        | UI         | operators        |
@@ -76,6 +83,7 @@ WORKER_LOG_TTL_S: Final = 3600
 JOB_TTL_S: Final = 24 * 3600
 EVENTS_TTL_S: Final = 3600
 ENDED_EVENTS_TTL_S: Final = 900
+CHAT_TTL_S: Final = 30 * 24 * 3600
 IMAGE_TTL_S: Final = 24 * 3600
 COUNT_TTL_S: Final = 10
 QUARANTINE_TTL_S: Final = 7 * 24 * 3600
@@ -143,6 +151,21 @@ def idempotency(digest: str) -> str:
 def reader(reader_id: str) -> str:
     """Channel on which nothing is said; `PUBSUB CHANNELS helio:reader:*` counts the readers."""
     return f"helio:reader:{reader_id}"
+
+
+def chat(chat_id: str) -> str:
+    """Record of a chat, and what its owner's list shows of it."""
+    return f"helio:chat:{chat_id}"
+
+
+def chats(owner: str) -> str:
+    """Ids of an owner's chats by their last change (Unix seconds)."""
+    return f"helio:chats:{owner}"
+
+
+def share(token: str) -> str:
+    """Id of the chat that a link shows."""
+    return f"helio:share:{token}"
 
 
 def image(sha256: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from broker import channel, keys, records
+from broker import channel, images, keys, records
 from broker.errors import InvalidRequest, JobNotFound
 from broker.events import Claim, Delta
 from broker.messages import GenerateRequest
@@ -86,7 +86,7 @@ def set_aside(client: redis.Redis, job_id: str, worker_id: str, deaths: int) -> 
     pipe.expire(keys.quarantined(job_id), keys.QUARANTINE_TTL_S)
     pipe.sadd(keys.QUARANTINE, job_id)
     for sha256 in _images(request):
-        pipe.expire(keys.image(sha256), keys.QUARANTINE_TTL_S)
+        images.keep(pipe, sha256, keys.QUARANTINE_TTL_S)
     pipe.execute()
 
 

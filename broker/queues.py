@@ -160,13 +160,15 @@ class Submitter:
         *,
         may_wait: Patience = patience.ENDLESS,
         jobs_per_s: float = 0.0,
+        check: Callable[[Pipeline], None] | None = None,
         also: Callable[[Pipeline], None] | None = None,
     ) -> str:
         """Enqueue a request, unless its `once` has started a job already; return the job's id.
 
         `on_disconnect` is written down for `readers`; empty if they have no say. `jobs_per_s` is
         the model's rate, 0 if it is not known: whoever is refused is told by it when to come back.
-        `also` queues more, to be done in the same transaction as the last thing.
+        `also` queues more, to be done in the same transaction as the last thing; `check` may watch
+        keys until then, or raise.
 
         Raises:
             KeyReused: `once` has started a job with another body.
@@ -188,6 +190,8 @@ class Submitter:
                     pipe.watch(once.name)  # type: ignore[no-untyped-call]
                     if (started := idempotency.find(pipe, once)) is not None:
                         return started
+                if check is not None:
+                    check(pipe)
                 self._write(pipe, queue, request, on_disconnect)
                 patience.write(pipe, request.id, may_wait)
                 if once is not None:
@@ -197,7 +201,7 @@ class Submitter:
                 try:
                     pipe.execute()
                     return request.id
-                except WatchError:  # another request of the same key was quicker
+                except WatchError:  # somebody else was quicker
                     continue
 
     def _write(
@@ -243,7 +247,7 @@ local function end_waiting(queue, job, log, live, record, server, id, event, sta
   redis.call('XADD', log, entry, unpack(flat))
   redis.call('PUBLISH', live, cjson.encode({{entry, fields}}))
   redis.call('HSET', job, 'state', state)
-  redis.call('EXPIRE', log, ttl)
+  redis.call('EXPIRE', log, redis.call('HGET', job, 'keep_s') or ttl)
   redis.call('DEL', record)
   return true
 end

@@ -53,27 +53,39 @@ end
 """
 )
 
-# Leases that ran out are no readers. Returns whether the job shall be cancelled.
+# Leases that ran out are no readers. Returns whether the job shall be cancelled. A lease that is
+# left may be of a dead process, which will not leave, and after an outage those of the living have
+# yet to be renewed (`late`): then the job is looked at when both is over.
 _LEAVE = (
     _NOW
     + """
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', later(0))
-if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
+local cancel = redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel'
+local is_read = redis.call('ZCARD', KEYS[1]) > 0
+if cancel and (is_read or ARGV[4] == 'late') then
+  redis.call('ZADD', KEYS[3], later(ARGV[3]), ARGV[2])
+  return 0
+end
+if is_read then return 0 end
 local seconds = grace(KEYS[2])
 if seconds then redis.call('ZADD', KEYS[3], later(seconds), ARGV[2]) end
-return redis.call('HGET', KEYS[2], 'on_disconnect') == 'cancel' and 1 or 0
+return cancel and 1 or 0
 """
 )
 
-# Most of them have long ended, and are only forgotten.
+# Most of them have long ended, and are only forgotten, as are those of the rule `cancel` that are
+# read: who leaves last cancels them.
 _OVERDUE = (
     _NOW
     + """
 local left = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', later(0), 'LIMIT', 0, 1000)) do
-  local state = redis.call('HGET', ARGV[1] .. id, 'state')
-  if state == 'queued' or state == 'running' then left[#left + 1] = id
+  local job = ARGV[1] .. id
+  local state = redis.call('HGET', job, 'state')
+  local is_read = redis.call('HGET', job, 'on_disconnect') == 'cancel'
+    and redis.call('ZCOUNT', job .. ARGV[2], later(0), '+inf') > 0
+  if (state == 'queued' or state == 'running') and not is_read then left[#left + 1] = id
   else redis.call('ZREM', KEYS[1], id) end
 end
 return left
@@ -128,6 +140,7 @@ class Readers:
         self._outage = outage or Outage()
         self._lock = threading.Lock()
         self._jobs: dict[str, str] = {}
+        self._leaving: dict[str, str] = {}
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -159,12 +172,21 @@ class Readers:
             Whether it was cancelled.
 
         Raises:
-            RedisError: Redis did not answer.
+            RedisError: Redis did not answer; it is told when it does.
         """
         with self._lock:
             job_id = self._jobs.pop(reader)
+        try:
+            return self._leave(reader, job_id)
+        except RedisError:
+            with self._lock:
+                self._leaving[reader] = job_id
+            raise
+
+    def _leave(self, reader: str, job_id: str, late: str = "") -> bool:
         names = (keys.readers(job_id), keys.job(job_id), keys.DEADLINES)
-        if not self._client.eval(_LEAVE, len(names), *names, reader, job_id):
+        values = (reader, job_id, keys.READER_TTL_S, late)
+        if not self._client.eval(_LEAVE, len(names), *names, *values):
             return False
         return queues.cancel(self._client, job_id)
 
@@ -181,6 +203,17 @@ class Readers:
                     self._try_hold(self._jobs)
                 else:
                     self._outage.end("readers' leases")
+            self._try_leave()
+
+    def _try_leave(self) -> None:
+        """Tell Redis of those that left while it was away; from then on nobody waits for it."""
+        for reader, job_id in tuple(self._leaving.items()):
+            try:
+                self._leave(reader, job_id, "late")
+            except RedisError:
+                return
+            with self._lock:
+                del self._leaving[reader]
 
     def _try_hold(self, jobs: Mapping[str, str]) -> None:
         try:
@@ -192,7 +225,9 @@ class Readers:
 
 def cancel_overdue(client: redis.Redis) -> list[str]:
     """Cancel the jobs to which nobody has come back in time, and return their ids."""
-    overdue: Any = client.eval(_OVERDUE, 1, keys.DEADLINES, keys.job(""))
+    overdue: Any = client.eval(
+        _OVERDUE, 1, keys.DEADLINES, keys.job(""), keys.readers("").removeprefix(keys.job(""))
+    )
     job_ids = [raw.decode() for raw in overdue]
     for job_id in job_ids:
         queues.cancel(client, job_id)

@@ -27,7 +27,9 @@ from broker import (
     registry,
 )
 from broker.battles import Duels, Tally
+from broker.chats import Chats, write_sent
 from broker.connection import check_writes, connect, redis_errors
+from broker.conversation import Chat
 from broker.errors import NoLiveWorker
 from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
@@ -54,9 +56,16 @@ def _directly(computation: Callable[[], None]) -> None:
     computation()
 
 
-def _lease(request: GenerateRequest, reader: str) -> Callable[[Pipeline], None] | None:
-    """The lease of a reader, to be taken in the transaction that submits the job."""
-    return (lambda pipe: hold(pipe, {reader: request.id})) if reader else None
+def _join(request: GenerateRequest, reader: str, chat: Chat | None) -> Callable[[Pipeline], None]:
+    """What belongs into the transaction that submits the job: a reader's lease, a chat's change."""
+
+    def queue_all(pipe: Pipeline) -> None:
+        if reader:
+            hold(pipe, {reader: request.id})
+        if chat is not None:
+            write_sent(pipe, chat.send(request))
+
+    return queue_all
 
 
 class Service:
@@ -81,6 +90,7 @@ class Service:
         outage = Outage()
         self._subscriber = Subscriber(self._once, outage)
         self.readers = Readers(self._redis, outage)
+        self.chats = Chats(self._once)
         self.fleet = Fleet(settings, self._once)
         self._line = Line(self._once, self.fleet)
 
@@ -206,6 +216,7 @@ class Service:
         queue_timeout_s: float | None = None,
         wait_for_worker_s: float = 0.0,
         reader: str = "",
+        chat: Chat | None = None,
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
@@ -213,12 +224,14 @@ class Service:
         the job when its `readers` are gone; empty where the door sees to that itself. `reader`, if
         any, has a lease afterwards, and is to `arrive` at once. A job that no worker has taken
         within `queue_timeout_s` (else as the settings say) ends in QueueTimeout; with
-        `wait_for_worker_s` it waits as long for a worker of a model that has none alive.
+        `wait_for_worker_s` it waits as long for a worker of a model that has none alive. The job's
+        answer becomes that of the last turn of `chat`, in the same transaction.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
 
         Raises:
+            ChatChanged, ChatNotFound, ChatTooLarge: see `broker.chats`.
             KeyReused: `once` came with another body before.
             LoopDetected: it has come through this one.
             InvalidRequest: no message, an empty last one, a ready prompt beside others, too many
@@ -250,7 +263,8 @@ class Service:
                     info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
                 ),
                 jobs_per_s=info.jobs_per_s,
-                also=_lease(request, reader),
+                check=(lambda pipe: self.chats.check(pipe, chat)) if chat else None,
+                also=_join(request, reader, chat),
             )
             return request if started == request.id else self._attach(started, reader)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import redis
 from hypothesis import settings
 
 from broker.connection import connect
+from frontend.service import Service
 from tests.chaos import FIGURES
 from tests.pictures import scene
 from tests.stack import Stack, embedded_valkey, real_redis
@@ -51,6 +54,12 @@ def client(server_url: str) -> Iterator[redis.Redis]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def kept(request: pytest.FixtureRequest) -> Path:
+    """A folder for compiled code, whose names say what it was made of, from one run to the next."""
+    return Path(request.config.cache.mkdir("data"))
+
+
 @pytest.fixture
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A Valkey of the test's own with no process beside it; the test starts what it needs."""
@@ -59,6 +68,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made = Stack(url, folder)
         yield made
         made.stop()
+
+
+@pytest.fixture
+def service(stack: Stack) -> Iterator[Service]:
+    """The way in for requests to `stack`."""
+    made = Service(stack.settings())
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +103,12 @@ def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def red_circle() -> bytes:
     return scene(("circle", "red", (112, 112)))
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Where a test writes a line of figures of its own."""
+    return partial(record_property, FIGURES)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

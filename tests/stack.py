@@ -70,16 +70,24 @@ class Process:
     def wait(self, timeout_s: float = 15.0) -> int:
         return self._popen.wait(timeout_s)
 
-    def stop(self) -> None:
-        """Ask it to end, then make it; a process that is stopped (SIGSTOP) ends as well."""
+    def ask_to_end(self) -> None:
+        """Have it end in order; a process that is stopped (SIGSTOP) goes on for that."""
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGCONT)
             self._popen.terminate()
-            try:
-                self._popen.wait(10)
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
-                self._popen.wait(5)
+
+    def make_end(self) -> None:
+        """Wait for the end of a process that was asked to, and kill it when it takes long."""
+        try:
+            self._popen.wait(10)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait(5)
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        self.ask_to_end()
+        self.make_end()
 
 
 class Stack:
@@ -148,7 +156,9 @@ class Stack:
 
     def stop(self) -> None:
         for process in reversed(self.processes):
-            process.stop()
+            process.ask_to_end()
+        for process in self.processes:
+            process.make_end()
         self.redis.close()
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from broker import logs
 from broker.connection import connect
 from broker.errors import ConfigurationError
+from broker.loading import uncollected
 from broker.messages import WorkerInfo
 from broker.settings import DISPATCH_METHODS, Settings
-from workers.engines import load_engine
+from workers.engines import import_engine, load_engine
 from workers.engines.base import EngineBroken, EngineOptions, UpstreamOptions
 from workers.supervisor import BROKEN, Supervisor
 from workers.templates import TEMPLATES
@@ -213,6 +214,8 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
             trust_remote_code=flags.trust_remote_code,
             upstream=_upstream(settings, flags),
         )
+        with uncollected():
+            import_engine(flags.engine)
         engine = load_engine(options, pulse.progress)
         worker = BatchWorker(
             settings.url, name, info.id, engine, flags.drain_seconds, last_lines, outage

@@ -9,7 +9,9 @@ is what readers rely on. Never forks: a forked child cannot use the parent's GPU
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +83,9 @@ class BatchWorker(BaseWorker):
             serializer=JSONSerializer,
             worker_ttl=16,
             log_job_description=False,
+            prepare_for_work=False,  # it would ask Redis, which may be away at the moment
         )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.redis: redis.Redis = connect(url)
         self.queue: Queue = self.queues[0]
         self._intake = Intake(self.queue, self.redis, worker_id)

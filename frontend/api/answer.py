@@ -94,7 +94,7 @@ class Answers:
                 if self._service.readers.leave(reader):
                     log.info("job %s cancelled: nobody reads it any more", job_id)
         except HeliographError as error:
-            log.warning("job %s could not be cancelled: %s", job_id, error)
+            log.warning("Redis is told later that nobody reads job %s: %s", job_id, error)
 
 
 def first_news(events: Events) -> Delta | End | None:

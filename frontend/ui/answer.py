@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+from broker.conversation import Answer
 from broker.errors import ErrorBody, HeliographError, RedisUnavailable
-from broker.events import Claim, Delta, End, Failed
+from broker.events import START, Claim, Delta, End, EventId, Failed
 from broker.messages import GenerateRequest
 from frontend.service import Service
 from frontend.ui import wording
@@ -36,6 +37,11 @@ class Update:
     end: End | None = None
     error: ErrorBody | None = None
 
+    def added_to(self, told: Answer) -> Answer:
+        """An answer as it is with this."""
+        finish = self.end.finish_reason if self.end else None
+        return told.model_copy(update={"text": self.text, "finish": finish, "error": self.error})
+
 
 def pace_s(streams: int) -> float:
     """Seconds between two updates of a stream when so many run at a time."""
@@ -43,7 +49,10 @@ def pace_s(streams: int) -> float:
 
 
 def follow(
-    service: Service, request: GenerateRequest, streams: Callable[[], int] = lambda: 1
+    service: Service,
+    request: GenerateRequest,
+    streams: Callable[[], int] = lambda: 1,
+    told: Answer | None = None,
 ) -> Iterator[Update]:
     """Yield updates of a job up to its last, which says how it ended. Raises no broker error.
 
@@ -51,10 +60,11 @@ def follow(
         service: the way to the job.
         request: the job.
         streams: how many answers this process shows at the moment; they share its time.
+        told: what is known of the answer already; the rest is added to it.
     """
-    text = ""
+    text = told.text if told else ""
     try:
-        for update in _updates(service, request, streams):
+        for update in _updates(service, request, streams, told):
             text = update.text
             yield update
     except HeliographError as error:
@@ -62,11 +72,13 @@ def follow(
 
 
 def _updates(
-    service: Service, request: GenerateRequest, streams: Callable[[], int]
+    service: Service, request: GenerateRequest, streams: Callable[[], int], told: Answer | None
 ) -> Iterator[Update]:
-    text, line, claimed, changed = "", "", False, False
+    text, after = (told.text, EventId.parse(told.seen)) if told else ("", START)
+    claimed, changed = after > START, False
+    line = "answering" if claimed else ""
     looked = resumed = time.monotonic()
-    followed = service.follow(request, tick_s=TICK_S)
+    followed = service.follow(request, after, tick_s=TICK_S)
     with closing(followed) as events:
         for event in events:
             now = time.monotonic()

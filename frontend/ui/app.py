@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from broker import logs
+from broker.loading import uncollected
 from broker.ports import check_free
 from broker.settings import Settings
 from frontend.service import Service
@@ -52,18 +53,20 @@ def main(settings: Settings) -> None:
 
 def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     """Serve in the background; return what ends it."""
-    from starlette.middleware import Middleware
+    with uncollected():
+        from starlette.middleware import Middleware
 
-    from frontend.operations import Operations
-    from frontend.ui.battle_handlers import BattleHandlers
-    from frontend.ui.fleet_login import login_routes
-    from frontend.ui.handlers import Handlers
-    from frontend.ui.page import build_page
-    from frontend.ui.web import BodyLimit, ContentPolicy, picture_route
+        from frontend.operations import Operations
+        from frontend.ui.battle_handlers import BattleHandlers
+        from frontend.ui.fleet_login import login_routes
+        from frontend.ui.handlers import Handlers
+        from frontend.ui.history import History
+        from frontend.ui.page import build_page
+        from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service, operations = Service(settings), Operations(settings)
-    battles = BattleHandlers(service, uploads)
-    demo = build_page(Handlers(service, uploads), battles, operations, settings)
+    handlers, battles = Handlers(service, uploads), BattleHandlers(service, uploads)
+    demo = build_page(handlers, History(service), battles, operations, settings)
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -84,9 +87,10 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         css_paths=[Path(__file__).with_name(name) for name in ("style.css", "battle.css")],
         app_kwargs={
             "openapi_url": None,
-            "routes": [picture_route(service), *login_routes(operations)],
+            "routes": [picture_route(service), chat_route(service), *login_routes(operations)],
             "middleware": [
                 Middleware(ContentPolicy),
+                Middleware(OwnerCookie),
                 Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             ],
         },

@@ -1,17 +1,17 @@
 """What one tab of the page "Side by side" remembers: two chats that go on with the same questions.
 
-A question that both models answered becomes a turn of both chats when the next one is asked; one
-that a model failed at is left out of both, so that the two always answer the same last message.
-Nothing here knows Gradio, Redis or HTML.
+A question that a model failed at is left out of both chats when the next one is asked, so that the
+two always answer the same last message. Nothing here knows Gradio, Redis or HTML.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from broker.conversation import Answer, Chat
 from broker.errors import (
     ContextLengthExceeded,
     ErrorBody,
@@ -19,117 +19,62 @@ from broker.errors import (
     NoLiveWorker,
     QueueTimeout,
 )
-from broker.messages import (
-    ChatMessage,
-    GenerateRequest,
-    ImagePart,
-    ModelInfo,
-    Part,
-    Role,
-    TextPart,
-)
+from broker.messages import ModelInfo
+from frontend.ui.conversation import Phase, phase
 
 Side = Literal["left", "right"]
 SIDES: Final[tuple[Side, Side]] = ("left", "right")
-Phase = Literal["empty", "answering", "answered", "failed", "voted"]
 
 _draw = random.SystemRandom()
 
 
 @dataclass(slots=True)
-class Contestant:
-    """One side: its model, the turns before the last question, and how that is answered.
-
-    `failed` says that no more of the answer comes and that it is none to be compared.
-    """
-
-    model: str
-    turns: tuple[ChatMessage, ...] = ()
-    job: GenerateRequest | None = None
-    text: str = ""
-    has_ended: bool = False
-    failed: bool = False
-
-    @property
-    def job_id(self) -> str:
-        """The id of the last question's job; empty if it could not be sent."""
-        return self.job.id if self.job else ""
-
-    def begin(self, job: GenerateRequest) -> None:
-        """Have the last question answered by a job."""
-        self.job, self.text, self.has_ended, self.failed = job, "", False, False
-
-    def end(self, *, failed: bool) -> None:
-        """No more of the answer comes."""
-        self.has_ended, self.failed = True, failed
-
-
-@dataclass(slots=True)
 class Battle:
-    """The state of one tab; `contestants` are empty before the first question.
+    """The state of one tab: a chat of each side, none before the first question.
 
     `hidden` says that the names of the models are not to be told.
     """
 
-    contestants: dict[Side, Contestant] = field(default_factory=dict)
-    question: ChatMessage | None = None
+    chats: dict[Side, Chat] = field(default_factory=dict)
     hidden: bool = False
     voted: bool = False
 
     @property
     def phase(self) -> Phase:
-        """What the last question has come to."""
-        sides = self.contestants.values()
-        if self.question is None:
-            return "empty"
-        if not all(side.has_ended for side in sides):
-            return "answering"
-        if any(side.failed for side in sides):
-            return "failed"
-        return "voted" if self.voted else "answered"
+        """What the last question has come to: answered only if both have answered it."""
+        phases = {phase(chat) for chat in self.chats.values()}
+        if "answered" in phases and self.voted:
+            phases.add("voted")
+        order: tuple[Phase, ...] = ("answering", "failed", "voted", "answered", "empty")
+        return next((each for each in order if each in phases), "empty")
 
     @property
-    def jobs(self) -> list[str]:
-        """Ids of the jobs under way."""
-        return [side.job_id for side in self.contestants.values() if not side.has_ended]
+    def under_way(self) -> list[Answer]:
+        """The answers that are being written."""
+        return [chat.under_way for chat in self.chats.values() if chat.under_way]
 
-    def next(self, text: str, images: Sequence[str]) -> Battle:
-        """The battle with another question: words and pictures (SHA-256 each), pictures first."""
-        parts: list[Part] = [ImagePart(sha256=sha) for sha in images]
-        if text:
-            parts.append(TextPart(text=text))
-        return self._asking(ChatMessage(role="user", content=tuple(parts)), self._answered())
+    def ask(self, text: str, images: tuple[str, ...]) -> Battle:
+        """The battle with another question: words and pictures (SHA-256 each).
 
-    def again(self) -> Battle:
-        """The battle with the last question, not answered yet."""
-        turns = {name: side.turns for name, side in self.contestants.items()}
-        return self._asking(self.question, turns)
+        Raises:
+            ChatTooLarge: it has as many turns as it may have.
+        """
+        left_out = self.phase == "failed"
+        return self.with_each(lambda chat: (chat.undo() if left_out else chat).ask(text, images))
 
-    def _answered(self) -> dict[Side, tuple[ChatMessage, ...]]:
-        if self.question is None or self.phase == "failed":
-            return {name: side.turns for name, side in self.contestants.items()}
-        return {name: self.spoken(name) for name in self.contestants}
-
-    def _asking(
-        self, question: ChatMessage | None, turns: dict[Side, tuple[ChatMessage, ...]]
-    ) -> Battle:
-        contestants = {
-            name: Contestant(side.model, turns[name]) for name, side in self.contestants.items()
-        }
-        return replace(self, contestants=contestants, question=question, voted=False)
-
-    def asked(self, side: Side) -> tuple[ChatMessage, ...]:
-        """What a side's model is asked: its chat up to the last question."""
-        return (*self.contestants[side].turns, *([self.question] if self.question else []))
-
-    def spoken(self, side: Side) -> tuple[ChatMessage, ...]:
-        """A side's whole chat, its answer as far as it has come."""
-        text = self.contestants[side].text
-        return (*self.asked(side), *([_message("assistant", text)] if text else []))
+    def with_each(self, change: Callable[[Chat], Chat]) -> Battle:
+        """The battle with both chats changed, to be voted on."""
+        chats = {side: change(chat) for side, chat in self.chats.items()}
+        return replace(self, chats=chats, voted=False)
 
 
-def _message(role: Role, text: str) -> ChatMessage:
-    return ChatMessage(role=role, content=(TextPart(text=text),))
+def begin(left: str, right: str, *, hidden: bool) -> Battle:
+    """Begin a battle of two models by name."""
+    chats: dict[Side, Chat] = {
+        "left": Chat(id="left", owner="", model=left),
+        "right": Chat(id="right", owner="", model=right),
+    }
+    return Battle(chats, hidden=hidden)
 
 
 def drawable(models: Iterable[ModelInfo], groups: Iterable[str]) -> list[ModelInfo]:

@@ -14,36 +14,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
-from pydantic import ValidationError
 
 from broker.battles import Duels
-from broker.errors import HeliographError, InvalidRequest
+from broker.conversation import Chat
+from broker.errors import HeliographError
 from broker.feedback import Outcome
-from broker.messages import ModelInfo, SamplingParams
+from broker.messages import ModelInfo
 from broker.readers import new_reader
 from broker.strengths import standings
 from frontend.service import Service
 from frontend.ui import answer, leaderboard_table, wording
-from frontend.ui.battle import SIDES, Battle, Contestant, Side, choose, draw, drawable, too_few
+from frontend.ui.battle import SIDES, Battle, Side, begin, choose, draw, drawable, too_few
 from frontend.ui.battle_shown import (
     BUTTONS,
     CHOICES,
     NO_VOTE,
     SHOWN,
-    Outputs,
     buttons,
     choices,
     dropdown,
-    line_of,
     names,
     refused,
     shown,
     told,
-    unchanged,
     without_name,
 )
-from frontend.ui.markup import bubbles
+from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
+from frontend.ui.shown import Outputs, body_of, line_of, sampling_of, unchanged
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
@@ -87,16 +85,15 @@ class BattleHandlers:
 
         What is refused stays in its boxes, and an empty message changes nothing.
         """
-        words = text or ""
-        if session.battle.phase == "answering" or not (words.strip() or pictures):
+        words, battle = text or "", session.battle
+        if battle.phase == "answering" or not (words.strip() or pictures):
             return unchanged(2 + CHOICES + SHOWN)
         try:
-            images = [self._uploads.store(picture) for picture in pictures or ()]
-            battle = session.battle
+            images = tuple(self._uploads.store(picture) for picture in pictures or ())
             if battle.phase == "empty":
                 battle = self._begin(mode, left, right, sees=bool(images))
-            sampling = _sampling(temperature, top_p, max_tokens)
-            lines = self._submit(battle.next(words, images), session, sampling, request)
+            asked = battle.ask(words, images)
+            lines = self._submit(session, asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
             return (*unchanged(2 + CHOICES), *refused(session.battle, failure))
         return ("", None, *choices(interactive=False), *shown(session.battle, lines))
@@ -113,8 +110,8 @@ class BattleHandlers:
         if session.battle.phase not in ("answered", "failed"):
             return unchanged(SHOWN)
         try:
-            sampling = _sampling(temperature, top_p, max_tokens)
-            lines = self._submit(session.battle.again(), session, sampling, request)
+            asked = session.battle.with_each(Chat.ask_again)
+            lines = self._submit(session, asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
             return refused(session.battle, failure)
         return shown(session.battle, lines)
@@ -122,71 +119,70 @@ class BattleHandlers:
     def _begin(self, mode: Mode, left: str | None, right: str | None, *, sees: bool) -> Battle:
         hidden = mode != "named"
         pair = draw(self._ready(), sees=sees) if hidden else choose(left, right)
-        return Battle(dict(zip(SIDES, map(Contestant, pair), strict=True)), hidden=hidden)
+        return begin(*pair, hidden=hidden)
 
     def _ready(self) -> list[ModelInfo]:
         return drawable(self._service.models(), self._service.fleet.groups)
 
     def _submit(
-        self, battle: Battle, session: Session, sampling: SamplingParams, request: gr.Request
+        self,
+        session: Session,
+        asked: Battle,
+        chosen: tuple[float, float, int],
+        request: gr.Request,
     ) -> dict[Side, str]:
         """Put the question on both models' queues; return the line of each side.
 
         Raises:
             HeliographError: neither model can be asked.
         """
+        sampling = sampling_of(*chosen)
         failures: dict[Side, Exception] = {}
-        for name, side in battle.contestants.items():
+        for side, chat in asked.chats.items():
             reader = new_reader()
             try:
                 job = self._service.submit(
-                    side.model,
-                    battle.asked(name),
-                    sampling,
-                    on_disconnect=self._rule,
-                    reader=reader,
+                    chat.model, chat.messages, sampling, on_disconnect=self._rule, reader=reader
                 )
             except Exception as failure:
-                failures[name] = without_name(failure, side.model) if battle.hidden else failure
-                side.end(failed=True)
-            else:
-                side.begin(job)
-                self._readers.arrive(_seat(request, name), job.id, reader)
+                failures[side] = without_name(failure, chat.model) if asked.hidden else failure
+                continue
+            sent = asked.chats[side] = chat.send(job)
+            if sent.last:
+                self._readers.arrive(_seat(request, side), sent.last, reader)
         if len(failures) == len(SIDES):
             raise failures["left"]
-        session.battle = battle
-        return {
-            name: line_of(failures[name]) if name in failures else wording.note("sent")
-            for name in SIDES
-        }
+        session.battle = asked
+        lines = dict.fromkeys(SIDES, wording.note("sent"))
+        return lines | {side: line_of(failure) for side, failure in failures.items()}
 
-    def stream(self, name: Side) -> Callable[[Session, gr.Request], Iterator[Outputs]]:
+    def stream(self, side: Side) -> Callable[[Session, gr.Request], Iterator[Outputs]]:
         """Make the event that shows a side's answer grow. It gives chat and line."""
 
         def show(session: Session, request: gr.Request) -> Iterator[Outputs]:
-            # Gradio closes this generator when the tab is gone; then nobody reads the job any more.
-            battle = session.battle
-            side = battle.contestants.get(name)
-            job, seat = side.job if side else None, _seat(request, name)
-            if not (side and job) or side.has_ended or not self._readers.show(seat, job.id):
+            # Gradio closes this generator when the tab is gone; then it reads the job no more.
+            battle, seat = session.battle, _seat(request, side)
+            chat = battle.chats.get(side)
+            last = self._readers.show(seat, chat.last) if chat else None
+            if chat is None or last is None:
                 # Gradio empties the outputs of a generator that yields nothing.
                 yield unchanged(2)
                 return
             try:
+                job = self._service.job(last.job).request
                 for update in answer.follow(self._service, job, lambda: len(self._readers)):
-                    side.text = update.text
-                    if update.end or update.error:
-                        side.end(failed=not (update.end and update.text))
-                    yield bubbles(battle.spoken(name)), told(update, battle, job.id)
+                    last = update.added_to(last)
+                    battle.chats[side] = chat.with_last(last)
+                    if last.error:
+                        self._cancel(last.job)
+                    yield render(battle.chats[side]), told(update, battle, last.job)
             except Exception as failure:
-                side.end(failed=True)
-                yield bubbles(battle.spoken(name)), line_of(failure)
+                self._cancel(last.job)
+                last = last.fail(body_of(failure, last.job))
+                battle.chats[side] = chat.with_last(last)
+                yield gr.skip(), line_of(failure)
             finally:
-                if side.failed:
-                    self._cancel(job.id)
-                self._readers.end(seat, has_ended=side.has_ended)
-                if not side.has_ended:
-                    side.end(failed=True)
+                self._readers.end(seat, has_ended=last.has_ended)
 
         return show
 
@@ -197,13 +193,13 @@ class BattleHandlers:
 
     def stop(self, session: Session) -> None:
         """Cancel both jobs; their streams then end with what has been said."""
-        for job_id in session.battle.jobs:
-            self._cancel(job_id)
+        for under_way in session.battle.under_way:
+            self._cancel(under_way.job)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
-        for name in SIDES:
-            self._readers.end(_seat(request, name))
+        for side in SIDES:
+            self._readers.end(_seat(request, side))
 
     def _cancel(self, job_id: str) -> None:
         try:
@@ -216,8 +212,7 @@ class BattleHandlers:
         if session.battle.phase == "answering":
             return unchanged(2 + CHOICES + SHOWN)
         session.battle = Battle()
-        lines: dict[Side, str] = dict.fromkeys(SIDES, "")
-        return ("", None, *choices(interactive=True), *shown(session.battle, lines))
+        return ("", None, *choices(interactive=True), *shown(session.battle, {}))
 
     def vote(self, outcome: Outcome) -> Callable[[Session, gr.Request], Outputs]:
         """Make the event of a vote button. It gives both names, the page's line and the buttons."""
@@ -226,7 +221,7 @@ class BattleHandlers:
             battle = session.battle
             if battle.phase != "answered":
                 return unchanged(3 + BUTTONS)
-            left, right = (battle.contestants[name].job_id for name in SIDES)
+            left, right = (chat.last.job if chat.last else "" for chat in battle.chats.values())
             battle.voted = True  # at once, for a second one may come meanwhile
             try:
                 self._service.battle(
@@ -282,11 +277,3 @@ class BattleHandlers:
 def _seat(request: gr.Request, side: Side) -> str:
     """A side of a tab, as a reader of its own."""
     return f"{request.session_hash or ''}:{side}"
-
-
-def _sampling(temperature: float, top_p: float, max_tokens: int) -> SamplingParams:
-    try:
-        return SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    except ValidationError as invalid:
-        names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
-        raise InvalidRequest(f"These parameters are out of range: {names}.") from None

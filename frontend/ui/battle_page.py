@@ -10,11 +10,11 @@ from broker.settings import Settings
 from frontend.ui.battle import SIDES
 from frontend.ui.battle_handlers import BattleHandlers, Session
 from frontend.ui.battle_shown import OUTCOMES
+from frontend.ui.chats_panel import QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
 
 REFRESH_S = 5.0
 BOARD_S = 2.0
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
 
 

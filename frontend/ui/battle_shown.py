@@ -1,22 +1,20 @@
-"""Battles, failures and choices as values of the components of the page "Side by side"."""
+"""Battles and failures as values of the components of the page "Side by side"; decides nothing."""
 
 from __future__ import annotations
 
-import logging
 from html import escape
 from typing import Any, Final
 
 import gradio as gr
 
-from broker.errors import ErrorBody, HeliographError, RedisUnavailable, RemoteError, WorkerFailed
+from broker.conversation import Chat
+from broker.errors import HeliographError, RedisUnavailable, RemoteError
 from broker.feedback import Outcome
 from frontend.ui import answer, wording
-from frontend.ui.battle import SIDES, Battle, Contestant, Phase, Side, masked
-from frontend.ui.markup import bubbles
-
-log = logging.getLogger(__name__)
-
-Outputs = tuple[Any, ...]
+from frontend.ui.battle import SIDES, Battle, Side, masked
+from frontend.ui.conversation import Phase
+from frontend.ui.markup import render
+from frontend.ui.shown import Outputs, line_of, unchanged
 
 OUTCOMES: Final[tuple[Outcome, ...]] = ("left", "right", "tie", "bothbad")
 BUTTONS: Final = 4 + len(OUTCOMES)
@@ -41,19 +39,6 @@ def without_name(failure: Exception, model: str) -> Exception:
     return RemoteError(masked(failure.body)) if model in failure.message else failure
 
 
-def _body(failure: Exception) -> ErrorBody:
-    """What to tell of whatever went wrong; what nobody foresaw goes to the log."""
-    if isinstance(failure, HeliographError):
-        return failure.body
-    log.error("the page of battles failed", exc_info=failure)
-    return WorkerFailed("Something went wrong in the chat page; its log says more.").body
-
-
-def line_of(failure: Exception) -> str:
-    """One sentence for whatever went wrong."""
-    return wording.error(_body(failure))
-
-
 def told(update: answer.Update, battle: Battle, job_id: str) -> str:
     """A side's line; while names are hidden without the job's id, by which one could look it up."""
     if update.error is None:
@@ -61,11 +46,6 @@ def told(update: answer.Update, battle: Battle, job_id: str) -> str:
     if battle.hidden:
         return wording.error(masked(update.error))
     return wording.error(update.error, job_id)
-
-
-def unchanged(count: int) -> Outputs:
-    """Leave so many components as they are."""
-    return (gr.skip(),) * count
 
 
 def choices(*, interactive: bool) -> Outputs:
@@ -81,22 +61,23 @@ def dropdown(names: tuple[str, ...], value: str | None) -> Any:
 
 def names(battle: Battle) -> Outputs:
     """The headings of both sides."""
-    told = {name: _name(battle.contestants.get(name), battle.hidden) for name in SIDES}
-    return tuple(f"<h2>{name.capitalize()}: {escape(told[name])}</h2>" for name in SIDES)
+    told = {side: _name(battle.chats.get(side), battle.hidden) for side in SIDES}
+    return tuple(f"<h2>{side.capitalize()}: {escape(told[side])}</h2>" for side in SIDES)
 
 
-def _name(side: Contestant | None, hidden: bool) -> str:
-    if side is None:
+def _name(chat: Chat | None, hidden: bool) -> str:
+    if chat is None:
         return "no model yet"
     if hidden:
         return "name hidden until you vote"
-    return side.job.model if side.job else side.model
+    return chat.last.model if chat.last else chat.model
 
 
 def shown(battle: Battle, lines: dict[Side, str]) -> Outputs:
-    """Show a battle."""
-    chats = (bubbles(battle.spoken(name)) if battle.contestants else [] for name in SIDES)
-    return (*names(battle), *chats, *(lines[name] for name in SIDES), "", *buttons(battle.phase))
+    """Show a battle, with the line of each side that has one."""
+    chats = (render(battle.chats[side]) if battle.chats else [] for side in SIDES)
+    told = (lines.get(side, "") for side in SIDES)
+    return (*names(battle), *chats, *told, "", *buttons(battle.phase))
 
 
 def refused(battle: Battle, failure: Exception) -> Outputs:

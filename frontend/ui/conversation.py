@@ -1,65 +1,50 @@
-"""What one browser tab remembers: the turns so far and what may be done next.
+"""What may be done next in a chat, and where a tab stands in it.
 
-Turns are kept as messages with pictures by SHA-256 and are rendered anew for each request, so that
-a change of model needs no conversion. Nothing here knows Gradio, Redis or HTML.
+Nothing here knows Gradio, Redis or HTML.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import dataclass
 from typing import Literal
 
-from broker.messages import ChatMessage, GenerateRequest, ImagePart, Part, TextPart
+from broker.conversation import Chat
 
 Phase = Literal["empty", "answering", "answered", "failed", "voted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """The turns of a chat, oldest first; an unanswered user's turn may stand at the end."""
+class Bookmark:
+    """Which chat a tab shows, and which version of it; the browser keeps it as `ID:VERSION`."""
 
-    messages: tuple[ChatMessage, ...] = ()
+    chat: str = ""
+    version: int = 0
 
-    def ask(self, text: str, images: tuple[str, ...] = ()) -> Conversation:
-        """Add the user's words and pictures (SHA-256 each); pictures come first.
+    @classmethod
+    def parse(cls, text: str | None) -> Bookmark:
+        """Read what a browser sent; anything of another form is no bookmark."""
+        found = re.fullmatch(r"([\w-]{1,64}):([0-9]{1,9})", text or "", re.ASCII)
+        return cls(found[1], int(found[2])) if found else cls()
 
-        A turn that was never answered grows instead of being followed by a second one: chat
-        templates of several model families refuse two turns of one speaker in a row.
-        """
-        parts: list[Part] = [ImagePart(sha256=sha) for sha in images]
-        if text:
-            parts.append(TextPart(text=text))
-        if not self.messages or self.messages[-1].role != "user":
-            return self._with(ChatMessage(role="user", content=tuple(parts)))
-        waiting = self.messages[-1]
-        gap = (TextPart(text="\n\n"),) if waiting.text and text else ()
-        grown = ChatMessage(role="user", content=(*waiting.content, *gap, *parts))
-        return replace(self, messages=(*self.messages[:-1], grown))
+    @classmethod
+    def of(cls, chat: Chat) -> Bookmark:
+        """The bookmark of a tab that shows this."""
+        return cls(chat.id, chat.version) if chat.version else cls()
 
-    def answer(self, text: str) -> Conversation:
-        """Add an answer, whole or as far as it came; an empty one is no answer."""
-        if not text:
-            return self
-        return self._with(ChatMessage(role="assistant", content=(TextPart(text=text),)))
-
-    def without_answer(self) -> Conversation:
-        """The turns up to the user's last, to have it answered again."""
-        if self.messages and self.messages[-1].role == "assistant":
-            return replace(self, messages=self.messages[:-1])
-        return self
-
-    def _with(self, message: ChatMessage) -> Conversation:
-        return replace(self, messages=(*self.messages, message))
+    def __str__(self) -> str:
+        return f"{self.chat}:{self.version}" if self.chat else ""
 
 
-@dataclass(slots=True)
-class Session:
-    """The state of one tab. `request` is the job of the last answer, or of the one under way."""
-
-    conversation: Conversation = field(default_factory=Conversation)
-    phase: Phase = "empty"
-    request: GenerateRequest | None = None
-    models: tuple[str, ...] = ()
+def phase(chat: Chat) -> Phase:
+    """Where a chat stands."""
+    if not chat.turns:
+        return "empty"
+    if chat.under_way:
+        return "answering"
+    if chat.last is None or chat.last.error or not chat.last.text:
+        return "failed"
+    return "voted" if chat.last.vote else "answered"
 
 
 @dataclass(frozen=True, slots=True)

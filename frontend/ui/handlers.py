@@ -1,8 +1,8 @@
-"""The events of the chat page: each method is one, and gives values for Gradio's components.
+"""The events of asking and answering: each method is one, and gives values for Gradio's components.
 
-The only module where errors become lines on the page. A question runs as three events in a row:
-`send` or `regenerate` (puts the job on its queue), `stream` (shows the answer grow) and `settle`
-(sets the buttons). Layout is none of its business.
+A question runs as three events in a row: `send` or the like (puts the job on its queue), `stream`
+(shows the answer grow) and `settle` (sets the buttons). All that is to last stands in Redis; of a
+tab this process knows only which job it reads. Layout is none of its business.
 """
 
 from __future__ import annotations
@@ -10,180 +10,262 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
-from pydantic import ValidationError
 
-from broker.connection import redis_errors
-from broker.errors import HeliographError, InvalidRequest, WorkerFailed
+from broker.conversation import Chat, new_chat
+from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
 from broker.feedback import Vote
-from broker.messages import GenerateRequest, ImageProcessMode, SamplingParams
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
-from frontend.ui.conversation import Controls, Conversation, Phase, Session
-from frontend.ui.markup import render
+from frontend.ui.conversation import Bookmark, phase
+from frontend.ui.markup import as_text, render, turn_at
+from frontend.ui.model_list import ModelList
+from frontend.ui.reading import TabReaders
+from frontend.ui.shown import (
+    BUTTONS,
+    PARAMETERS,
+    PARTS,
+    SHOWN,
+    Outputs,
+    body_of,
+    buttons,
+    choose,
+    line_of,
+    owner,
+    parameters,
+    read_only,
+    resume,
+    shown,
+    unchanged,
+)
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
 
-Outputs = tuple[Any, ...]
-Mode = ImageProcessMode | Literal[""]
-Parameters = tuple[float, float, int, int, Mode]
-"""Temperature, top-p, most output tokens, most input tiles (or 0), images' process mode (or "")."""
-
 
 class Handlers:
-    """What the page's events do; one for all tabs, each of which brings its own `Session`."""
+    """What the page's events do; one for all tabs, each of which says which chat it shows."""
 
     def __init__(self, service: Service, uploads: Path) -> None:
         """Use the service; read no file but those under `uploads`."""
+        self.models = ModelList(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
-        self._readers = service.readers
         self._rule = f"grace:{service.settings.ui_grace_s}"
-        self._reading: dict[str, tuple[str, str]] = {}  # by tab: the job, and who reads it
+        self._readers = TabReaders(service.readers)
+
+    def open(self, request: gr.Request) -> Outputs:
+        """Show the chat of the address. Gives parameters, what is shown, and what may be done."""
+        asked = dict(request.query_params)
+        try:
+            if asked.get("share"):
+                chat = self._service.chats.shared(asked["share"])
+                return (*unchanged(PARAMETERS), *read_only(chat))
+            if not asked.get("chat"):
+                return unchanged(PARAMETERS + SHOWN + PARTS)
+            chat = self._service.chats.read(owner(request), asked["chat"])
+            if chat.under_way:
+                self._readers.arrive(request.session_hash or "", chat.under_way)
+            return (*parameters(chat), *shown(chat), *resume(chat))
+        except Exception as failure:
+            page = shown(new_chat(""), line_of(failure))
+            return (*unchanged(PARAMETERS), *page, *unchanged(PARTS))
 
     def send(
         self,
-        session: Session,
+        bookmark: str | None,
         model: str | None,
         text: str | None,
         picture: Upload | None,
-        temperature: float,
-        top_p: float,
-        max_tokens: int,
-        max_tiles: int,
-        mode: Mode,
         request: gr.Request,
+        *chosen: Any,
     ) -> Outputs:
-        """Ask. Gives chat, message, picture, line and buttons; an empty message changes nothing.
+        """Ask. Gives message, picture and what is shown; an empty message changes nothing.
 
-        What is refused stays out of the conversation and in its boxes.
+        What is refused stays out of the chat and in its boxes.
         """
-        text = text or ""
-        if session.phase == "answering" or not (text.strip() or picture):
-            return _unchanged(4 + BUTTONS)
-        before = session.conversation
-        chosen = (temperature, top_p, max_tokens, max_tiles, mode)
-        try:
-            images = (self._uploads.store(picture),) if picture else ()
-            session.conversation = before.ask(text, images)
-            line = self._submit(session, model, chosen, request)
-        except Exception as failure:
-            session.conversation = before
-            return (gr.skip(), gr.skip(), gr.skip(), _line(failure), *buttons(session.phase))
-        return (render(session.conversation), "", None, line, *buttons(session.phase))
+        words = text or ""
+        if not (words.strip() or picture):
+            return unchanged(2 + SHOWN)
+
+        def ask(chat: Chat) -> Chat:
+            return chat.ask(words, (self._uploads.store(picture),) if picture else ())
+
+        is_asked, page = self._ask(bookmark, model, request, chosen, ask)
+        return ("", None, *page) if is_asked else (*unchanged(2), *page)
 
     def regenerate(
-        self,
-        session: Session,
-        model: str | None,
-        temperature: float,
-        top_p: float,
-        max_tokens: int,
-        max_tiles: int,
-        mode: Mode,
-        request: gr.Request,
+        self, bookmark: str | None, model: str | None, request: gr.Request, *chosen: Any
     ) -> Outputs:
-        """Ask the last question again. Gives chat, line and buttons."""
-        if session.phase == "answering" or not session.conversation.messages:
-            return _unchanged(2 + BUTTONS)
-        before = session.conversation
-        chosen = (temperature, top_p, max_tokens, max_tiles, mode)
-        try:
-            session.conversation = before.without_answer()
-            line = self._submit(session, model, chosen, request)
-        except Exception as failure:
-            session.conversation = before
-            return (gr.skip(), _line(failure), *buttons(session.phase))
-        return (render(session.conversation), line, *buttons(session.phase))
+        """Have the last question answered again. Gives what is shown."""
+        if not bookmark:
+            return unchanged(SHOWN)
+        return self._ask(bookmark, model, request, chosen, Chat.ask_again)[1]
 
-    def _submit(
-        self, session: Session, model: str | None, chosen: Parameters, tab: gr.Request
-    ) -> str:
-        """Put the conversation on the model's queue; return the line to show.
+    def edit(
+        self,
+        bookmark: str | None,
+        model: str | None,
+        request: gr.Request,
+        edited: gr.EditData,
+        *chosen: Any,
+    ) -> Outputs:
+        """Ask an earlier question in other words; what came after it goes. Gives what is shown."""
+        if not bookmark:
+            return unchanged(SHOWN)
+
+        def change(chat: Chat) -> Chat:
+            return chat.edit(turn_at(chat, int(edited.index)), as_text(str(edited.value)))  # type: ignore[arg-type]
+
+        return self._ask(bookmark, model, request, chosen, change)[1]
+
+    def undo(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Take the last turn back. Gives message and what is shown."""
+        chat: Chat | None = None
+        try:
+            chat = self._read(bookmark, request)
+            _check(chat, bookmark)
+            if chat.under_way or not chat.turns:
+                return unchanged(1 + SHOWN)
+            text = chat.turns[-1].question.text
+            return (text, *shown(self._service.chats.save(chat.undo())))
+        except Exception as failure:
+            return (gr.skip(), *self._refuse(chat, failure))
+
+    def _ask(
+        self,
+        bookmark: str | None,
+        model: str | None,
+        request: gr.Request,
+        chosen: Outputs,
+        change: Callable[[Chat], Chat],
+    ) -> tuple[bool, Outputs]:
+        """Change a chat and have its last question answered; return whether, and what is shown."""
+        chat: Chat | None = None
+        try:
+            chat = self._read(bookmark, request)
+            _check(chat, bookmark)
+            if chat.under_way:
+                return False, unchanged(SHOWN)
+            return True, shown(*self._submit(change(choose(chat, model, *chosen)), request))
+        except Exception as failure:
+            return False, self._refuse(chat, failure)
+
+    def _refuse(self, chat: Chat | None, failure: Exception) -> Outputs:
+        """Show why nothing was done, and the chat as it is if that is what the tab did not know."""
+        if chat is None:
+            return (gr.skip(), line_of(failure), *unchanged(1 + BUTTONS))
+        if isinstance(failure, ChatChanged):
+            try:
+                chat = self._service.chats.read(chat.owner, chat.id)
+            except HeliographError as gone:
+                failure = gone
+        return shown(chat, line_of(failure))
+
+    def _read(self, bookmark: str | None, request: gr.Request) -> Chat:
+        """The chat that a tab shows as it is now, or the one that it begins."""
+        chat_id = Bookmark.parse(bookmark).chat
+        return (
+            self._service.chats.read(owner(request), chat_id)
+            if chat_id
+            else new_chat(owner(request))
+        )
+
+    def _submit(self, asked: Chat, request: gr.Request) -> tuple[Chat, str]:
+        """Put a chat's question on its model's queue; return the chat as it is then, and its line.
 
         Raises:
             InvalidRequest: it cannot be asked like this. What may work later is not raised: the
                 question stays and may be asked again.
         """
-        if not model:
+        if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
         reader = new_reader()
         try:
             job = self._service.submit(
-                model,
-                session.conversation.messages,
-                _sampling(*chosen),
+                asked.model,
+                asked.messages,
+                asked.sampling,
                 on_disconnect=self._rule,
                 reader=reader,
+                chat=asked,
             )
         except InvalidRequest:
             raise
-        except Exception as failure:
-            session.request, session.phase = None, "failed"
-            return _line(failure)
-        session.request, session.phase = job, "answering"
-        self._reading[tab.session_hash or ""] = job.id, self._readers.arrive(job.id, reader)
-        return wording.note("sent")
+        except HeliographError as failure:
+            return self._service.chats.save(asked), wording.error(failure.body)
+        sent = asked.send(job).model_copy(update={"version": asked.version + 1})
+        if sent.last:
+            self._readers.arrive(request.session_hash or "", sent.last, reader)
+        return sent, wording.note("sent")
 
-    def stream(self, session: Session, request: gr.Request) -> Iterator[Outputs]:
-        """Show the answer grow. Gives chat and line.
+    def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
+        """Show the answer grow, from where it is. Gives chat and line.
 
-        Gradio closes this generator when the tab is gone; then nobody reads the job any more.
+        Gradio closes this generator when the tab is gone; then it reads the job no more.
         """
-        job = session.request
-        if job is None or session.phase != "answering":
-            # Gradio empties the outputs of a generator that yields nothing.
-            yield _unchanged(2)
-            return
-        asked = session.conversation
-        phase: Phase = "answering"
+        tab = request.session_hash or ""
         try:
-            for update in answer.follow(self._service, job, lambda: len(self._reading)):
-                session.conversation = asked.answer(update.text)
-                if update.end or update.error:
-                    phase = "answered" if update.end and update.text else "failed"
+            chat = self._read(bookmark, request)
+        except HeliographError as failure:
+            yield gr.skip(), line_of(failure)
+            return
+        told = self._readers.show(tab, chat.last)
+        if told is None:
+            # Gradio empties the outputs of a generator that yields nothing.
+            yield unchanged(2)
+            return
+        has_ended = False
+        try:
+            job = self._service.job(told.job).request
+            for update in answer.follow(self._service, job, lambda: len(self._readers), told):
+                has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
                 if update.error:
                     line = wording.error(update.error, job.id)
-                yield render(asked, update.text), line
+                    self._fail(chat, job.id, update.error)
+                yield render(chat.with_last(told.model_copy(update={"text": update.text}))), line
         except Exception as failure:
-            phase = "failed"
-            yield render(session.conversation), _line(failure, job)
+            has_ended = True
+            self._fail(chat, told.job, body_of(failure, told.job))
+            yield gr.skip(), line_of(failure, told.job)
         finally:
-            if phase == "failed":
-                self._cancel(job.id)
-            self._end_reading(request.session_hash or "", ended=phase != "answering")
-            session.phase = "failed" if phase == "answering" else phase
+            self._readers.end(tab, has_ended=has_ended)
 
-    def settle(self, session: Session) -> Outputs:
-        """Set the buttons to what may be done now."""
-        return buttons(session.phase)
+    def _fail(self, chat: Chat, job_id: str, error: ErrorBody) -> None:
+        """Note in the chat that its last answer has failed; nobody shall go on with it."""
+        self._cancel(job_id)
+        try:
+            self._service.chats.change(chat.owner, chat.id, lambda now: now.fail(job_id, error))
+        except HeliographError as failure:
+            log.warning("how job %s failed is not in its chat: %s", job_id, failure)
 
-    def stop(self, request: gr.Request) -> None:
-        """Cancel this tab's job; its stream then ends with what has been said."""
-        reading = self._reading.get(request.session_hash or "")
-        if reading is not None:
-            self._cancel(reading[0])
+    def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Set the buttons to what may be done now. Gives bookmark and buttons."""
+        try:
+            chat = self._read(bookmark, request)
+        except HeliographError:
+            return (gr.skip(), *buttons("failed"))
+        # What nobody shows here any more may be taken up again.
+        is_left = chat.under_way and (request.session_hash or "") not in self._readers
+        return (str(Bookmark.of(chat)), *buttons("failed" if is_left else phase(chat)))
+
+    def stop(self, bookmark: str | None, request: gr.Request) -> None:
+        """Cancel the answer under way, whoever reads it; it ends with what has been said."""
+        try:
+            chat = self._read(bookmark, request)
+        except HeliographError as failure:
+            log.warning("an answer could not be stopped: %s", failure)
+            return
+        if chat.under_way:
+            self._cancel(chat.under_way.job)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
-        self._end_reading(request.session_hash or "", ended=False)
-
-    def _end_reading(self, tab: str, *, ended: bool) -> None:
-        """Give up a tab's lease, unless that was done; a job that goes on has its grace then."""
-        job_id, reader = self._reading.pop(tab, ("", ""))
-        if ended and reader:
-            self._readers.release(reader)
-        elif reader:
-            try:
-                with redis_errors():
-                    self._readers.leave(reader)
-            except HeliographError as failure:
-                log.warning("the reader of job %s leaves without a word: %s", job_id, failure)
+        self._readers.end(request.session_hash or "")
 
     def _cancel(self, job_id: str) -> None:
         try:
@@ -191,95 +273,43 @@ class Handlers:
         except HeliographError as failure:
             log.warning("job %s could not be cancelled: %s", job_id, failure)
 
-    def clear(self, session: Session) -> Outputs:
-        """Begin a new conversation. Gives chat, message, picture, line and buttons."""
-        if session.phase == "answering":
-            return _unchanged(4 + BUTTONS)
-        session.conversation, session.phase, session.request = Conversation(), "empty", None
-        return ([], "", None, "", *buttons(session.phase))
+    def clear(self) -> Outputs:
+        """Begin a new chat. Gives message, picture and what is shown."""
+        return ("", None, *shown(new_chat("")))
 
-    def vote(self, kind: Vote) -> Callable[[Session], Outputs]:
-        """Make the event of a vote button. It gives line and buttons."""
+    def vote(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
+        """Make the event of a vote button. It gives line, bookmark and buttons."""
 
-        def cast(session: Session) -> Outputs:
-            job = session.request
-            if job is None or session.phase != "answered":
-                return _unchanged(1 + BUTTONS)
+        def cast(bookmark: str | None, request: gr.Request) -> Outputs:
             try:
-                self._service.vote(job.id, kind)
+                chat = self._read(bookmark, request)
+                _check(chat, bookmark)
+                if chat.last is None or phase(chat) != "answered":
+                    return unchanged(2 + BUTTONS)
+                job_id = chat.last.job
+                self._service.vote(job_id, kind)
+                chat = self._service.chats.change(
+                    chat.owner, chat.id, lambda now: now.with_vote(job_id, kind)
+                )
             except Exception as failure:
-                return (_line(failure, job), *buttons(session.phase))
-            session.phase = "voted"
+                return (line_of(failure), *unchanged(1 + BUTTONS))
             gr.Info("Thanks, your vote is noted.", duration=4)
-            return (gr.skip(), *buttons(session.phase))
+            return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
 
         return cast
 
     def check(self, picture: Upload | None) -> Outputs:
         """Look at a picture as soon as it is uploaded. Gives picture and line."""
         if not picture:
-            return _unchanged(2)
+            return unchanged(2)
         try:
             self._uploads.store(picture)
         except Exception as failure:
-            return None, _line(failure)
+            return None, line_of(failure)
         return gr.skip(), ""
 
-    def refresh(self, session: Session, chosen: str | None, request: gr.Request) -> Outputs:
-        """Bring the list of models up to date. Gives dropdown and notice.
 
-        What is chosen stays chosen, even when its workers are gone; at first that is `?model=` of
-        the address.
-        """
-        try:
-            live = tuple(model.name for model in self._service.models())
-        except HeliographError as failure:
-            return gr.skip(), wording.error(failure.body)
-        wanted = chosen or dict(request.query_params).get("model")
-        notice = wording.missing(wanted, live)
-        if live == session.models and chosen:
-            return gr.skip(), notice
-        session.models = live
-        value = wanted if wanted in live or chosen else next(iter(live), None)
-        choices = sorted({*live, value}) if value else []
-        return gr.update(choices=choices, value=value), notice
-
-
-def _sampling(
-    temperature: float, top_p: float, max_tokens: int, max_tiles: int, mode: Mode
-) -> SamplingParams:
-    try:
-        return SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-            max_input_tiles=max_tiles or None,
-            image_process_mode=mode or None,
-        )
-    except ValidationError as invalid:
-        names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
-        raise InvalidRequest(f"These parameters are out of range: {names}.") from None
-
-
-def _line(failure: Exception, job: GenerateRequest | None = None) -> str:
-    """One sentence for whatever went wrong; what nobody foresaw goes to the log."""
-    job_id = job.id if job else ""
-    if not isinstance(failure, HeliographError):
-        log.error("the chat page failed, job %s", job_id or "none yet", exc_info=failure)
-        failure = WorkerFailed("Something went wrong in the chat page; its log says more.")
-    return wording.error(failure.body, job_id)
-
-
-def _unchanged(count: int) -> Outputs:
-    return (gr.skip(),) * count
-
-
-BUTTONS = 7
-"""Send, Stop, Regenerate, Clear, Upvote, Downvote, Flag: the order of `buttons`."""
-
-
-def buttons(phase: Phase) -> Outputs:
-    """Switch the seven buttons on and off."""
-    may = Controls.of(phase)
-    on = (may.send, may.stop, may.regenerate, may.clear, may.vote, may.vote, may.vote)
-    return tuple(gr.update(interactive=each) for each in on)
+def _check(chat: Chat, bookmark: str | None) -> None:
+    """Raise ChatChanged if the tab shows another version."""
+    if chat.version != Bookmark.parse(bookmark).version:
+        raise ChatChanged

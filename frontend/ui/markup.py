@@ -7,11 +7,11 @@ own sanitiser and its content policy stand behind this, so a mistake here spoils
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
+from broker.conversation import Chat
 from broker.messages import ChatMessage
-from frontend.ui.conversation import Conversation
 
 PICTURES = "pictures"
 """Where `frontend.ui.web` serves stored pictures, relative to the page."""
@@ -38,9 +38,12 @@ _TAG_OR_LITERAL = re.compile(
           [^\s$]+
         | (?! \s ) (?= [^$\n]* [\\^_={}+*|<>] ) [^$\n]+ (?<! \s )
       ) (?<! \\ ) \$ (?! [\w$] )
-    | < (?= [A-Za-z/!?] )
+    | (?: < | &lt; ) (?= [A-Za-z/!?] )
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
+)
+_PICTURES = re.compile(
+    rf"^(?:!\[picture [0-9a-f]{{8}}\]\({PICTURES}/[0-9a-f]{{64}}\)(?:\n\n|\s*\Z)?)+"
 )
 
 
@@ -55,25 +58,34 @@ def _shown(match: re.Match[str]) -> str:
     return match["literal"] or "&lt;"
 
 
-def render(conversation: Conversation, answer: str | None = None) -> list[dict[str, Any]]:
-    """The messages of Gradio's chat box; `answer` is the one that is being written."""
-    shown = bubbles(conversation.messages)
-    if answer:
-        shown.append(_bubble("assistant", as_markdown(answer)))
-    return shown
+def render(chat: Chat) -> list[dict[str, Any]]:
+    """The messages of Gradio's chat box."""
+    return [_message(message) for _, message in _bubbles(chat)]
 
 
-def bubbles(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
-    """Turns as messages of Gradio's chat box."""
-    return [_message(message) for message in messages]
+def turn_at(chat: Chat, place: int) -> int:
+    """Which turn the message at this place of the chat box belongs to; -1 if none does."""
+    turns = [turn for turn, _ in _bubbles(chat)]
+    return turns[place] if 0 <= place < len(turns) else -1
+
+
+def as_text(markdown: str) -> str:
+    """What a person wrote, from the bubble that shows it and that they may have edited."""
+    words = _PICTURES.sub("", markdown)
+    return _TAG_OR_LITERAL.sub(lambda match: "<" if match[0] == "&lt;" else match[0], words)
+
+
+def _bubbles(chat: Chat) -> Iterator[tuple[int, ChatMessage]]:
+    spoken = (message for message in chat.messages if message.role != "system")
+    for place, turn in enumerate(chat.turns):
+        yield place, next(spoken)
+        if turn.answer and turn.answer.text:
+            yield place, next(spoken)
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
     """One bubble: its pictures first, its text below."""
     pictures = (f"![picture {sha[:8]}]({PICTURES}/{sha})" for sha in message.images)
-    return _bubble(message.role, "\n\n".join((*pictures, as_markdown(message.text))))
-
-
-def _bubble(role: str, markdown: str) -> dict[str, Any]:
+    markdown = "\n\n".join((*pictures, as_markdown(message.text)))
     # A typed part, for a plain string would be dedented.
-    return {"role": role, "content": [{"type": "text", "text": markdown}]}
+    return {"role": message.role, "content": [{"type": "text", "text": markdown}]}

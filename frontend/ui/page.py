@@ -9,16 +9,19 @@ import gradio as gr
 from gradio.components.navbar import Navbar
 from gradio.utils import get_upload_folder
 
+from broker.feedback import Vote
 from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.service import Service
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_page import BattlePage
-from frontend.ui.conversation import Session
+from frontend.ui.chats_panel import QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
+from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
+from frontend.ui.shown import Outputs
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -26,29 +29,32 @@ EXAMPLES = (
     (HERE / "examples" / "five-shapes.png", "How many shapes are there?"),
 )
 
+KEEP_ADDRESS = (HERE / "address.js").read_text()
 REFRESH_S = 5.0
 MAX_STREAMS = 200
 """Answers that one process shows at a time; the readers of others wait, their jobs do not."""
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_demo(service: Service, settings: Settings) -> gr.Blocks:
     """Build the page; `frontend.ui.app` serves it."""
     uploads = Path(get_upload_folder())
-    battles = BattleHandlers(service, uploads)
-    return build_page(Handlers(service, uploads), battles, Operations(settings), settings)
+    handlers, battles = Handlers(service, uploads), BattleHandlers(service, uploads)
+    return build_page(handlers, History(service), battles, Operations(settings), settings)
 
 
 def build_page(
-    handlers: Handlers, battles: BattleHandlers, operations: Operations, settings: Settings
+    handlers: Handlers,
+    history: History,
+    battles: BattleHandlers,
+    operations: Operations,
+    settings: Settings,
 ) -> gr.Blocks:
     """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
         Navbar(visible=False)
-        Page(demo, handlers, settings)
+        Page(demo, handlers, history, settings)
     with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
         BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
@@ -61,8 +67,14 @@ def build_page(
 class Page:
     """The components, then the events."""
 
-    def __init__(self, demo: gr.Blocks, handlers: Handlers, settings: Settings) -> None:
-        self.session = gr.State(Session())
+    def __init__(
+        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
+    ) -> None:
+        self.known: gr.State = gr.State([])
+        # Kept by the browser, so that any process goes on with the chat.
+        self.bookmark, self.resume = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        )
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
             '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
@@ -70,11 +82,12 @@ class Page:
             padding=False,
         )
         with gr.Row(elem_id="page"):
-            with gr.Column(scale=3, min_width=260, elem_id="side"):
+            with gr.Column(scale=3, min_width=260, elem_id="side") as self.side:
                 self._build_side(settings)
+                self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
                 self._build_chat()
-        self._connect(demo, handlers)
+        self._connect(demo, handlers, history)
 
     def _build_side(self, settings: Settings) -> None:
         self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
@@ -128,6 +141,7 @@ class Page:
                     info="Default scales large images down; the others also change the shape",
                     interactive=True,
                 ),
+                gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
             ]
 
     def _build_chat(self) -> None:
@@ -139,64 +153,73 @@ class Page:
             latex_delimiters=LATEX_DELIMITERS,
             buttons=["copy"],
             feedback_options=None,
+            editable="user",
             placeholder="Choose an example, or send a picture and ask.",
             elem_id="chat",
         )
         self.line = gr.HTML(elem_id="line", padding=False)
-        with gr.Row(elem_id="ask"):
+        with gr.Row(elem_id="ask") as self.ask:
             self.message.render()  # type: ignore[no-untyped-call]
             self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
             self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
-        with gr.Row(elem_id="after"):
+        with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
 
-    def _connect(self, demo: gr.Blocks, handlers: Handlers) -> None:
+    def _connect(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.clear]
         buttons += [self.upvote, self.downvote, self.flag]
-        inputs = [self.chat, self.message, self.picture, self.line]
+        shown = [self.chat, self.line, self.bookmark, *buttons]
+        tab = [self.bookmark, self.model]
         # Not preprocessed: opening the picture is the service's, which says what is wrong with it.
+        raw: dict[str, Any] = {"preprocess": False, **QUIET}
         asked = gr.on(
             [self.send.click, self.message.submit],
             handlers.send,
-            [self.session, self.model, self.message, self.picture, *self.parameters],
-            [*inputs, *buttons],
-            preprocess=False,
-            **QUIET,
+            [*tab, self.message, self.picture, *self.parameters],
+            [self.message, self.picture, *shown],
+            **raw,
         )
-        again = self.regenerate.click(
+        again = gr.on(
+            [self.regenerate.click, self.chat.retry],
             handlers.regenerate,
-            [self.session, self.model, *self.parameters],
-            [self.chat, self.line, *buttons],
-            preprocess=False,
-            **QUIET,
+            [*tab, *self.parameters],
+            shown,
+            **raw,
         )
-        for event in (asked, again):
-            event.then(
+        edited = self.chat.edit(handlers.edit, [*tab, *self.parameters], shown, **raw)
+        for then in (asked.then, again.then, edited.then, self.resume.change):
+            then(
                 handlers.stream,
-                [self.session],
+                [self.bookmark],
                 [self.chat, self.line],
                 concurrency_id="streams",
                 **QUIET,
-            ).then(handlers.settle, [self.session], buttons, **QUIET)
-        self.stop.click(handlers.stop, None, None, queue=False, **QUIET)
-        self.clear.click(handlers.clear, [self.session], [*inputs, *buttons], **QUIET)
-        self.upvote.click(handlers.vote("upvote"), [self.session], [self.line, *buttons], **QUIET)
-        self.downvote.click(
-            handlers.vote("downvote"), [self.session], [self.line, *buttons], **QUIET
+            ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
+        self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
+        self.chat.undo(handlers.undo, [self.bookmark], [self.message, *shown], **raw)
+        self.clear.click(handlers.clear, None, [self.message, self.picture, *shown], **raw)
+        votes: tuple[tuple[gr.Button, Vote], ...] = (
+            (self.upvote, "upvote"),
+            (self.downvote, "downvote"),
+            (self.flag, "flag"),
         )
-        self.flag.click(handlers.vote("flag"), [self.session], [self.line, *buttons], **QUIET)
-        self.picture.upload(
-            handlers.check, [self.picture], [self.picture, self.line], preprocess=False, **QUIET
-        )
-        refresh: dict[str, Any] = {
-            "fn": handlers.refresh,
-            "inputs": [self.session, self.model],
-            "outputs": [self.model, self.notice],
-            "preprocess": False,
-        }
-        demo.load(**refresh, **QUIET)
-        gr.Timer(REFRESH_S).tick(**refresh, **QUIET)
+        for button, kind in votes:
+            voted = [self.line, self.bookmark, *buttons]
+            button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
+        self.chats.connect(history, self.bookmark, self.line, shown)
+        self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
+        self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)
+        models = [self.model, self.notice, self.known]
+        gr.Timer(REFRESH_S).tick(handlers.models.refresh, [self.model, self.known], models, **raw)
+
+        def load(model: str | None, known: list[str], request: gr.Request) -> Outputs:
+            found = handlers.models.refresh(model, known, request)
+            return (*found, history.search("", "", request), *handlers.open(request))
+
+        parts = [self.resume, self.side, self.ask, self.after]
+        loaded = [*models, self.chats.list, *self.parameters, *shown, *parts]
+        demo.load(load, [self.model, self.known], loaded, **raw)
         demo.unload(handlers.leave)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from broker.connection import redis_errors
+from broker.conversation import Answer
 from broker.errors import HeliographError
 from broker.readers import Readers
 
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Reading:
-    job: str
+    answer: Answer
     reader: str
     is_shown: bool = False
 
@@ -33,19 +34,30 @@ class TabReaders:
     def __contains__(self, tab: object) -> bool:
         return tab in self._reading
 
-    def arrive(self, tab: str, job_id: str, reader: str = "") -> None:
-        """Renew a tab's lease from now on; without a `reader` that has one it takes it here."""
-        self.end(tab)
-        self._reading[tab] = _Reading(job_id, self._readers.arrive(job_id, reader))
+    def arrive(self, tab: str, answer: Answer, reader: str = "") -> None:
+        """Renew a tab's lease from now on; without a `reader` that has one it takes it here.
 
-    def show(self, tab: str, job_id: str) -> bool:
-        """Begin to show a job in a tab; False if it is shown there already."""
+        `answer` is what the tab has of the answer.
+        """
+        self.end(tab)
+        self._reading[tab] = _Reading(answer, self._readers.arrive(answer.job, reader))
+
+    def show(self, tab: str, last: Answer | None) -> Answer | None:
+        """Begin to show a chat's last answer in a tab; return what the tab has of it.
+
+        None if there is nothing to be told, or is told already.
+        """
         reading = self._reading.get(tab)
-        if reading is None or reading.job != job_id:
-            self.arrive(tab, job_id)
+        if reading and (last is None or last.job != reading.answer.job):
+            self.end(tab)
+            reading = None
+        if reading is None and last and not last.has_ended:
+            self.arrive(tab, last)
             reading = self._reading[tab]
-        was_shown, reading.is_shown = reading.is_shown, True
-        return not was_shown
+        if reading is None or reading.is_shown:
+            return None
+        reading.is_shown = True
+        return reading.answer
 
     def end(self, tab: str, *, has_ended: bool = False) -> None:
         """Give up a tab's lease, if it has one; a job that has not ended has its grace then."""
@@ -59,4 +71,6 @@ class TabReaders:
             with redis_errors():
                 self._readers.leave(reading.reader)
         except HeliographError as failure:
-            log.warning("the reader of job %s leaves without a word: %s", reading.job, failure)
+            log.warning(
+                "the reader of job %s leaves without a word: %s", reading.answer.job, failure
+            )

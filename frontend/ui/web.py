@@ -1,4 +1,4 @@
-"""The plain HTTP parts of the chat page: stored pictures by address, its content policy, its limit.
+"""The plain HTTP parts of the chat page: pictures, chats as files, cookie, content policy, limit.
 
 The page may load nothing from other hosts: an answer that embeds a foreign picture cannot leak
 what was said. Pictures are served under their SHA-256, which nobody guesses.
@@ -6,7 +6,9 @@ what was said. Pictures are served under their SHA-256, which nobody guesses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,9 +17,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from broker import keys
+from broker.conversation import Chat
 from broker.errors import HeliographError
 from frontend.service import Service
+from frontend.ui import export, tabs
 from frontend.ui.markup import PICTURES
+
+EXPORTS: Final = "chats"
+"""Where chats are served as files, relative to the page."""
 
 # Gradio's own page needs inline scripts and styles, and its HTML component compiles its template.
 POLICY: Final = (
@@ -46,6 +54,33 @@ class ContentPolicy:
             await send(message)
 
         await self._app(scope, receive, add_headers if scope["type"] == "http" else send)
+
+
+class OwnerCookie:
+    """Middleware that gives each browser a cookie of its own with the page, and renews it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; change nothing but the headers of the page itself."""
+
+        async def add_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                response = Response()
+                response.set_cookie(
+                    tabs.COOKIE,
+                    tabs.known_token(Request(scope).cookies) or tabs.new_token(),
+                    max_age=keys.CHAT_TTL_S,
+                    httponly=True,
+                    samesite="lax",
+                    secure=scope["scheme"] == "https",
+                )
+                MutableHeaders(scope=message).append("Set-Cookie", response.headers["Set-Cookie"])
+            await send(message)
+
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        await self._app(scope, receive, add_cookie if is_page else send)
 
 
 class BodyLimit:
@@ -88,3 +123,31 @@ def picture_route(service: Service) -> Route:
         return Response(data, media_type=kind, headers=headers)
 
     return Route(f"/{PICTURES}/{{sha256}}", picture)
+
+
+def chat_route(service: Service) -> Route:
+    """The route of chats as files; only their owner's browser gets them."""
+
+    def chat(request: Request) -> Response:
+        ending: str = request.path_params["ending"]
+        if ending not in _EXPORTS:
+            raise HTTPException(404, "A chat is exported as .md or as .json.")
+        kind, write = _EXPORTS[ending]
+        try:
+            found = service.chats.read(tabs.owner(request.cookies), request.path_params["id"])
+        except HeliographError as error:
+            raise HTTPException(error.status, error.message) from None
+        name = quote(export.file_name(found, ending))
+        headers = {
+            "Cache-Control": "no-store",
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        }
+        return Response(write(found, str(request.base_url)), media_type=kind, headers=headers)
+
+    return Route(f"/{EXPORTS}/{{id}}.{{ending}}", chat)
+
+
+_EXPORTS: Final[dict[str, tuple[str, Callable[[Chat, str], str]]]] = {
+    "md": ("text/markdown", export.as_document),
+    "json": ("application/json", export.as_json),
+}

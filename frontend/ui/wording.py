@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from broker.conversation import Chat
 from broker.errors import ErrorBody
-from broker.events import End
+from broker.events import START, End
 from broker.messages import WorkerInfo
 from frontend.line import Place
 
@@ -55,6 +56,21 @@ def waiting(place: Place | None, workers: Sequence[WorkerInfo]) -> str:
 
 def _about(eta_s: float) -> str:
     return f"about {math.ceil(eta_s)} s" if eta_s < 90 else f"about {eta_s / 60:.0f} min"
+
+
+def last(chat: Chat) -> str:
+    """The line of a chat as it is found: how its last answer ended, and the vote on it."""
+    answer = chat.last
+    if answer is None:
+        return ""
+    if answer.error:
+        return error(answer.error, answer.job)
+    if not (answer.finish and answer.usage and answer.timings):
+        return note("answering")
+    end = End(START, "", (), answer.finish, answer.usage, answer.timings)
+    votes = {"upvote": "you voted it up", "downvote": "you voted it down", "flag": "you flagged it"}
+    voted = [votes[answer.vote]] if answer.vote else []
+    return note(" · ".join((ending(end), *voted)))
 
 
 def ending(end: End) -> str:

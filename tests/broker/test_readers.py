@@ -57,6 +57,35 @@ def test_a_lease_that_ran_out_is_no_reader(
     assert processes[0].leave(reader)
 
 
+def test_a_lease_of_a_dead_process_is_looked_at_again(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    """Who leaves after it leaves last, and cannot know that yet."""
+    job_id = submit(server_url, "cancel")
+    reader = processes[0].arrive(job_id)
+    client.zadd(keys.readers(job_id), {"of a dead process": now_s(client) + 3})
+    before_s = now_s(client)
+    assert not processes[0].leave(reader)
+    left_s = client.zscore(keys.DEADLINES, job_id) - keys.READER_TTL_S
+    assert before_s - 0.001 <= left_s <= now_s(client) + 0.001
+    client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01})
+    client.zadd(keys.readers(job_id), {"of a dead process": now_s(client) - 0.01})
+    assert readers.cancel_overdue(client) == [job_id]
+    assert jobs.read(client, job_id).state == "cancelled"
+
+
+def test_a_reader_that_lives_keeps_its_job_when_another_left(
+    client: redis.Redis, server_url: str, processes: tuple[Readers, Readers]
+) -> None:
+    job_id = submit(server_url, "cancel")
+    first, second = (process.arrive(job_id) for process in processes)
+    assert not processes[0].leave(first)
+    client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01})
+    assert readers.cancel_overdue(client) == []
+    assert client.zscore(keys.DEADLINES, job_id) is None
+    assert processes[1].leave(second)
+
+
 @pytest.mark.parametrize("rule", ["detach", ""])
 def test_other_jobs_are_left_alone(
     client: redis.Redis, server_url: str, processes: tuple[Readers, Readers], rule: str
@@ -88,7 +117,7 @@ def test_an_ended_jobs_deadline_passes_without_a_word(client: redis.Redis, serve
     assert queues.cancel(client, job_id)
     client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01, "expired": now_s(client) - 0.01})
     assert readers.cancel_overdue(client) == []
-    assert client.zcard(keys.DEADLINES) == 0
+    assert client.zmscore(keys.DEADLINES, [job_id, "expired"]) == [None, None]
 
 
 def test_a_reader_has_its_lease_with_the_submission(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,9 +33,3 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield made
     if made.runs:
         request.node.user_properties.append((FIGURES, made.line()))
-
-
-@pytest.fixture
-def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Where a test writes a line of figures of its own."""
-    return partial(record_property, FIGURES)

@@ -6,6 +6,8 @@ import shutil
 import time
 from pathlib import Path
 
+import redis
+
 from broker.server import start
 from tests.stack import free_port
 
@@ -21,6 +23,8 @@ class RedisServer:
 
     def start(self) -> None:
         self._server = start(self.port, self.folder)
+        with redis.Redis(port=self.port) as client:
+            self.pid = int(client.info("server")["process_id"])
 
     def kill(self) -> float:
         """End it with SIGKILL; return when."""

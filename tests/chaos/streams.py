@@ -34,6 +34,10 @@ class BrokenOff(Exception):
     """The connection has ended, and the answer has not."""
 
 
+class EndedInError(AssertionError):
+    """The answer has ended with an error, whose code is the first argument."""
+
+
 @dataclass(eq=False)
 class Heard:
     """What a client knows of an answer; `chunks` are (event id or "", data) as they came."""
@@ -48,6 +52,10 @@ class Heard:
     def last(self) -> str:
         """Id of the last event, to come back with."""
         return str(self.told.ids[-1]) if self.told.events else ""
+
+    def begin(self) -> None:
+        """Take lines of a new connection; an id whose data did not come any more is of the old."""
+        self._mark = ""
 
     def take(self, line: str) -> None:
         """Take one line of a stream.
@@ -68,7 +76,7 @@ class Heard:
         if "error" in value:
             if value["error"]["code"] == "server_stopping":
                 raise BrokenOff
-            raise AssertionError(value)
+            raise EndedInError(value["error"]["code"], value)
         self.chunks.append((mark, data))
         self.job_id = value["id"].removeprefix("chatcmpl-")
         (choice,) = value["choices"]
@@ -148,6 +156,7 @@ class Client(Heard):
         return connection
 
     def _read(self, connection: Connection) -> None:
+        self.begin()
         status = next(connection.lines(), "")
         if "200 OK" not in status:
             assert not status or "503" in status, status
@@ -228,6 +237,7 @@ class Starved(Heard):
 
     def come_back(self, address: str) -> Told:
         """Read the rest of the answer over another connection, as fast as it comes."""
+        self.begin()
         with Connection(address) as connection:
             connection.get(f"/v1/jobs/{self.job_id}/events", self.last)
             for line in connection.lines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import httpx
@@ -25,6 +25,8 @@ UPLOAD = "/gradio_api/upload"
 LONG = "x" * 2**20
 VALUES = (b"1", b"[]", b'""', b'{"a":1}')
 BOUNDARY = "x" * 20
+BETWEEN_S = 0.05
+"""Between the requests of others."""
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 pytestmark = pytest.mark.timeout(1800)
@@ -156,7 +158,7 @@ def test_slow_bodies(echo_stack: Stack, address: str, report: Callable[[str], No
     with ThreadPoolExecutor(len(TRICKLES)) as pool:
         slow = {name: pool.submit(trickle, address, *each) for name, each in TRICKLES.items()}
         others = [raw.post(address, json.dumps(body()).encode())]
-        while not all(each.done() for each in slow.values()):
+        while wait(slow.values(), timeout=BETWEEN_S).not_done:
             others.append(raw.post(address, json.dumps(body()).encode()))
     cuts = {name: each.result() for name, each in slow.items()}
     last_s = max(cut.after_s for cut in cuts.values())

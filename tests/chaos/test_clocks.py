@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,13 +58,6 @@ def clock(tmp_path: Path) -> WrongClock:
     if shutil.which("cc") is None or sys.platform != "linux":
         pytest.skip("clocks are made wrong by a library that needs Linux and a C compiler")
     return WrongClock(tmp_path)
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def told_id(stack: Stack, process: Process) -> str:

@@ -20,7 +20,6 @@ from tests.chaos.test_deaths import STREAMS, check
 from tests.stack import Process, Stack
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
-from tests.workers.test_quarantine import service as service
 from tests.workers.test_worker import answer, ask, say
 from workers.supervisor import BROKEN
 

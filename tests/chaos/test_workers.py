@@ -7,32 +7,23 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
 from broker import leases, registry
-from broker.messages import SamplingParams
 from broker.queues import intermediate_key, queue_key
 from frontend.service import Service
 from tests.chaos.cases import Case, Readers
-from tests.stack import Process, Stack, embedded_valkey, until
-from tests.workers.test_worker import ask, say
+from tests.stack import Process, Stack, until
+from tests.workers.test_worker import ask
 
 TOKENS = 150
 ECHO = f"tokens_per_s=100&tokens={TOKENS}"
 EXPECTED = " ".join(["word"] * TOKENS)
 STREAMS = 6
-DEMO = "heliograph-demo"
 
 pytestmark = pytest.mark.timeout(3600)
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def busiest(stack: Stack, workers: Sequence[Process], ids: Iterable[str]) -> Process:
@@ -98,47 +89,3 @@ def test_workers_frozen_at_random_tokens(
 ) -> None:
     strike(stack, service, case, runs, freeze)
     assert case.worst_s < 7, case.line()
-
-
-@pytest.fixture(scope="module")
-def model_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A Valkey whose workers keep their compiled code in one place."""
-    folder = tmp_path_factory.mktemp("model")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
-        yield made
-        made.stop()
-
-
-def compiled_worker(stack: Stack) -> Process:
-    """A worker that computes a token alike in a prompt, an answer, alone and beside others."""
-    process = stack.worker("--compile", "now", wait=False)
-    until(lambda: stack.info(process), f"worker is ready\n{process.output}", 300)
-    return process
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_models_answer_is_the_undisturbed_one(
-    model_stack: Stack, case: Case, runs: int, temperature: float
-) -> None:
-    """Greedy and seeded: the next worker goes on with the very tokens."""
-    sampling = SamplingParams(
-        temperature=temperature, seed=11, max_tokens=400, min_tokens=400, ignore_eos=True
-    )
-    dice = random.Random(5)
-    workers = [compiled_worker(model_stack), compiled_worker(model_stack)]
-    service = Service(model_stack.settings())
-    alone = Readers(service, [service.submit(DEMO, say("Hello"), sampling)]).finish()[0].text
-    for _ in range(runs):
-        readers = Readers(service, [service.submit(DEMO, say("Hello"), sampling)])
-        readers.until_tokens(dice.randrange(1, 200))
-        struck_s = time.monotonic()
-        victim = busiest(model_stack, workers, readers.workers)
-        kill(victim)
-        case.note(readers.finish(), alone, struck_s)
-        workers[workers.index(victim)] = compiled_worker(model_stack)
-    for process in workers:
-        process.stop()
-    service.close()
-    assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
-    assert case.moved == runs, case.line()

@@ -68,6 +68,13 @@ class ChatPage:
         self.page.evaluate(_WATCH)
         return self
 
+    def come_back(self, chat_id: str) -> None:
+        """Load a chat whose answer is being written."""
+        self.page.goto(f"{self.address}/?chat={chat_id}")
+        expect(self.button("Stop")).to_be_enabled(timeout=20_000)
+        self.page.evaluate(_WATCH)
+        self.errors.clear()  # Gradio logs the connections that a reload breaks off
+
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)
 

@@ -8,71 +8,73 @@ from dataclasses import replace
 import pytest
 
 from broker.battles import Duel
+from broker.conversation import Chat
 from broker.errors import ContextLengthExceeded, InvalidRequest, NoLiveWorker, WorkerFailed
+from broker.events import End, EventId, Timings, Usage
 from broker.messages import GenerateRequest, ModelInfo
 from broker.strengths import standings
 from frontend.ui import leaderboard_table
-from frontend.ui.battle import SIDES, Battle, Contestant, choose, draw, drawable, masked
+from frontend.ui.answer import Update
+from frontend.ui.battle import Battle, begin, choose, draw, drawable, masked
 
 SHA = "0" * 64
+END = End(EventId(1, 9), "", (), "stop", Usage(1, 1), Timings(0.0, 0.1, 0.2))
 
 
 def info(name: str, *, ready: int = 1, images: bool = True) -> ModelInfo:
     return ModelInfo(name, 1, ready, 1, 0, 0, 100, images, 1.0, 1.0)
 
 
-def begun() -> Battle:
-    return Battle({"left": Contestant("a"), "right": Contestant("b")}, hidden=True)
-
-
 def answer(battle: Battle, left: str, right: str) -> None:
-    for name, text in zip(SIDES, (left, right), strict=True):
-        side = battle.contestants[name]
-        request = GenerateRequest(
-            id=f"{name}-job", model=side.model, messages=battle.asked(name), created_s=0.0
-        )
-        side.begin(request)
-        assert battle.phase == "answering"
-        side.text = text
-        side.end(failed=not text)
+    for side, text in (("left", left), ("right", right)):
+        chat = battle.chats[side]  # type: ignore[index]
+        job = GenerateRequest(id=f"{side}-job", model="m", messages=chat.messages, created_s=0.0)
+        sent = chat.send(job)
+        assert sent.last
+        finish = END if text else None
+        error = None if text else WorkerFailed("It broke.").body
+        update = Update(text, end=finish, error=error)
+        battle.chats[side] = sent.with_last(update.added_to(sent.last))  # type: ignore[index]
 
 
-def said(battle: Battle, name: str) -> list[tuple[str, str]]:
-    return [(each.role, each.text) for each in battle.asked(name)]  # type: ignore[arg-type]
+def said(chat: Chat) -> list[tuple[str, str]]:
+    return [(each.role, each.text) for each in chat.messages]
 
 
 def test_both_chats_go_on_with_the_same_questions_and_answers_of_their_own() -> None:
-    battle = begun()
-    assert battle.phase == "empty"
-    battle = battle.next("one", [SHA])
-    assert [message.images for message in battle.asked("left")] == [(SHA,)]
+    assert Battle().phase == "empty"
+    battle = begin("a", "b", hidden=True)
+    assert (battle.phase, [chat.model for chat in battle.chats.values()]) == ("empty", ["a", "b"])
+    battle = battle.ask("one", (SHA,))
+    assert [chat.images for chat in battle.chats.values()] == [(SHA,), (SHA,)]
     answer(battle, "A", "B")
     assert battle.phase == "answered"
     battle.voted = True
     assert battle.phase == "voted"
-    battle = battle.next("two", [])
-    assert said(battle, "left") == [("user", "one"), ("assistant", "A"), ("user", "two")]
-    assert said(battle, "right") == [("user", "one"), ("assistant", "B"), ("user", "two")]
-    assert not battle.voted
+    battle = battle.ask("two", ())
+    assert said(battle.chats["left"]) == [("user", "one"), ("assistant", "A"), ("user", "two")]
+    assert said(battle.chats["right"]) == [("user", "one"), ("assistant", "B"), ("user", "two")]
+    answer(battle, "A", "B")
+    assert battle.phase == "answered"
+    assert said(battle.with_each(Chat.ask_again).chats["left"])[-1] == ("user", "two")
 
 
 def test_a_question_that_one_failed_at_is_left_out_of_both_chats() -> None:
-    battle = begun().next("one", [])
+    battle = begin("a", "b", hidden=False).ask("one", ())
     answer(battle, "A", "")
     assert battle.phase == "failed"
-    for name in SIDES:
-        assert said(battle.next("two", []), name) == [("user", "two")]
-        assert said(battle.again(), name) == [("user", "one")]
+    for chat in battle.ask("two", ()).chats.values():
+        assert said(chat) == [("user", "two")]
 
 
-def test_jobs_under_way_are_known() -> None:
-    battle = begun().next("one", [])
+def test_a_battle_is_on_while_one_side_answers() -> None:
+    battle = begin("a", "b", hidden=False).ask("one", ())
     answer(battle, "A", "B")
-    assert battle.jobs == []
-    left = battle.contestants["left"]
-    assert left.job is not None
-    left.begin(left.job)
-    assert battle.jobs == ["left-job"]
+    left = battle.chats["left"]
+    job = GenerateRequest(id="next", model="m", messages=left.messages, created_s=0.0)
+    battle.chats["left"] = left.ask_again().send(job)
+    assert battle.phase == "answering"
+    assert [each.job for each in battle.under_way] == ["next"]
 
 
 def test_every_pair_and_order_is_drawn() -> None:
@@ -103,7 +105,9 @@ def test_chosen_models_are_two() -> None:
 
 def test_an_error_is_told_in_words_that_name_nobody() -> None:
     for error in (ContextLengthExceeded("a holds 9"), NoLiveWorker("a"), WorkerFailed("a broke")):
-        told = masked(replace(error.body, code="a" if error.code == "worker_failed" else error.code))
+        told = masked(
+            replace(error.body, code="a" if error.code == "worker_failed" else error.code)
+        )
         assert told.message.startswith(("This model ", "No worker of this model "))
         assert told.status == error.status
 

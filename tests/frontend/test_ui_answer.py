@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 
+from broker.conversation import Answer
 from broker.errors import RedisUnavailable, WorkerFailed
 from broker.events import Claim, Delta, End, Event, EventId, Failed, Timings, Usage
 from broker.messages import GenerateRequest, WorkerInfo
@@ -22,12 +23,15 @@ class Script:
         self.events = events
         self.closed = False
 
-    def follow(self, request: GenerateRequest, *, tick_s: float) -> Iterator[Event | None]:
+    def follow(
+        self, request: GenerateRequest, after: EventId, *, tick_s: float
+    ) -> Iterator[Event | None]:
         try:
             for event in self.events:
                 if isinstance(event, Exception):
                     raise event
-                yield event
+                if event is None or event.id > after:
+                    yield event
         finally:
             self.closed = True
 
@@ -58,6 +62,19 @@ def test_many_events_make_few_updates_and_none_is_lost() -> None:
 def test_updates_grow_rarer_with_the_number_of_streams() -> None:
     assert answer.pace_s(1) == answer.pace_s(10) == answer.UPDATE_S
     assert answer.pace_s(100) == pytest.approx(100 / answer.UPDATES_PER_S)
+
+
+def test_an_answer_that_is_known_in_part_goes_on_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answer, "pace_s", lambda _: 0.0)
+    events = (Claim(EventId(1, 0), "w"), *deltas(3), END)
+    known = Answer(job="j1", model="m", sampling=JOB.sampling).tell(events[:3])
+    shown = list(answer.follow(cast(Service, Script(*events)), JOB, told=known))
+    assert known.text == "w0 w1 "
+    assert [update.text for update in shown] == ["w0 w1 w2 ", "w0 w1 w2 !"]
+    assert shown[0].line == "answering"
+    assert known.tell(events) == known.tell(events[3:]) == known.tell(events).tell(events)
 
 
 def test_an_error_of_the_worker_keeps_the_words_that_came() -> None:

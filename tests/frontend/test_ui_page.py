@@ -233,7 +233,9 @@ def test_tiles_and_process_mode_are_asked_for_only_when_chosen(
 
     chat.set_slider("Max input tiles", 0)
     chat.page.get_by_label("As it is", exact=True).check()
+    before = last_job(echo_stack)[1].id
     chat.button("Regenerate").click()
+    until(lambda: last_job(echo_stack)[1].id != before, "it is asked again")
     expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
     sampling = last_job(echo_stack)[1].sampling

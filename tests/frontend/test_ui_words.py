@@ -2,13 +2,14 @@
 
 import pytest
 
+from broker.conversation import Chat, new_chat
 from broker.errors import InvalidImage, NoLiveWorker
 from broker.events import End, EventId, FinishReason, Timings, Usage
-from broker.messages import WorkerInfo
+from broker.messages import GenerateRequest, WorkerInfo
 from frontend.line import Place
 from frontend.ui import wording
-from frontend.ui.conversation import Controls, Conversation
-from frontend.ui.markup import as_markdown, render
+from frontend.ui.conversation import Bookmark, Controls, phase
+from frontend.ui.markup import as_markdown, as_text, render, turn_at
 
 SHA = "ab" * 32
 
@@ -22,38 +23,76 @@ def end(reason: FinishReason, tokens: int) -> End:
     return End(EventId(1, 9), "", (), reason, Usage(10, tokens), Timings(0.1, 0.5, 2.5))
 
 
+JOB = GenerateRequest(id="j1", model="m", messages=(), created_s=0.0)
+
+
+def answered(chat: Chat, text: str, **ended: object) -> Chat:
+    """The chat with its last question answered."""
+    sent = chat.send(JOB)
+    assert sent.last is not None
+    ended = ended or {"finish": "stop", "usage": Usage(10, 3), "timings": Timings(0.1, 0.5, 2.5)}
+    return sent.with_last(sent.last.model_copy(update={"text": text} | ended))
+
+
 def test_pictures_come_before_the_words_of_their_turn() -> None:
-    turn = Conversation().ask("What is this?", (SHA,)).messages[0]
+    turn = new_chat("me").ask("What is this?", (SHA,)).messages[0]
     assert [part.type for part in turn.content] == ["image", "text"]
     assert turn.text == "What is this?"
 
 
 def test_words_are_kept_whole_and_unchanged() -> None:
     text = "  indented\n\ttab <image> </s> " + "x" * 5000
-    assert Conversation().ask(text).messages[0].text == text
+    assert new_chat("me").ask(text).messages[0].text == text
 
 
 def test_a_turn_that_was_never_answered_grows() -> None:
-    chat = Conversation().ask("First", (SHA,)).ask("Second")
+    chat = new_chat("me").ask("First", (SHA,)).ask("Second")
     assert [message.role for message in chat.messages] == ["user"]
     assert chat.messages[0].text == "First\n\nSecond"
     assert chat.messages[0].images == (SHA,)
 
 
 def test_a_picture_may_come_at_any_turn_and_earlier_turns_stay() -> None:
-    chat = Conversation().ask("Hello").answer("Hi").ask("And this?", (SHA,))
+    chat = answered(new_chat("me").ask("Hello"), "Hi").ask("And this?", (SHA,))
     assert [message.role for message in chat.messages] == ["user", "assistant", "user"]
     assert chat.messages[2].images == (SHA,)
 
 
 def test_regenerate_drops_the_last_answer_only() -> None:
-    chat = Conversation().ask("Hello").answer("Hi")
-    assert chat.without_answer() == Conversation().ask("Hello")
-    assert chat.without_answer().without_answer() == chat.without_answer()
+    chat = answered(new_chat("me").ask("Hello"), "Hi").ask_again()
+    assert [message.text for message in chat.messages] == ["Hello"]
+    assert chat.ask_again() == chat
 
 
 def test_an_empty_answer_is_no_turn() -> None:
-    assert Conversation().ask("Hello").answer("") == Conversation().ask("Hello")
+    chat = new_chat("me").ask("Hello")
+    assert answered(chat, "").messages == chat.messages
+    assert [turn.question.text for turn in answered(chat, "").ask("Again").turns] == [
+        "Hello\n\nAgain"
+    ]
+
+
+def test_the_phase_is_what_the_chat_says() -> None:
+    chat = new_chat("me")
+    asked = chat.ask("Hello")
+    assert (phase(chat), phase(asked), phase(asked.send(JOB))) == ("empty", "failed", "answering")
+    assert phase(answered(asked, "Hi")) == "answered"
+    assert phase(answered(asked, "Hi").with_vote("j1", "flag")) == "voted"
+    assert phase(answered(asked, "Hi").with_vote("another", "flag")) == "answered"
+    assert phase(answered(asked, "")) == "failed"
+    assert phase(answered(asked, "Hi", error=NoLiveWorker("Gone.").body)) == "failed"
+
+
+@pytest.mark.parametrize("text", [None, "", "x", "x:", ":1", "x:1:2", "a b:1", "x:-1", "é:1"])
+def test_what_is_no_bookmark_is_a_new_chats(text: str | None) -> None:
+    assert Bookmark.parse(text) == Bookmark()
+    assert str(Bookmark.parse(text)) == ""
+
+
+def test_a_bookmark_is_read_back_as_it_was_written() -> None:
+    chat = new_chat("me").model_copy(update={"version": 12})
+    assert Bookmark.parse(str(Bookmark.of(chat))) == Bookmark(chat.id, 12)
+    assert str(Bookmark.of(new_chat("me"))) == ""
 
 
 def test_buttons_follow_the_phase() -> None:
@@ -121,9 +160,35 @@ def test_money_and_other_dollars_stay(text: str) -> None:
 
 
 def test_pictures_are_shown_by_address() -> None:
-    shown = render(Conversation().ask("Look", (SHA,)), "It is")
+    shown = render(answered(new_chat("me").ask("Look", (SHA,)), "It is"))
     assert [bubble["role"] for bubble in shown] == ["user", "assistant"]
     assert shown[0]["content"][0]["text"] == f"![picture abababab](pictures/{SHA})\n\nLook"
+
+
+@pytest.mark.parametrize("text", ["", "Look", "a <b>, 1 < 2\n`<i>`", "  ![x](y)"])
+@pytest.mark.parametrize("pictures", [0, 1, 3])
+def test_a_bubble_that_was_not_edited_is_what_was_written(text: str, pictures: int) -> None:
+    (bubble,) = render(new_chat("me").ask(text, (SHA,) * pictures))
+    assert as_text(bubble["content"][0]["text"]) == text
+
+
+def test_a_bubble_belongs_to_its_turn_also_beside_answers_without_words() -> None:
+    first = answered(new_chat("me").model_copy(update={"system": "Be brief."}).ask("One"), "1")
+    chat = answered(answered(first.ask("Two"), "2").ask("Three"), "")
+    assert [turn_at(chat, place) for place in range(-1, 6)] == [-1, 0, 0, 1, 1, 2, -1]
+    assert len(render(chat)) == 5
+
+
+def test_a_chats_last_line_says_how_it_ended_and_the_vote() -> None:
+    asked = new_chat("me").ask("Hello")
+    line = "3 tokens · 1 tokens/s · first token after 0.50 s"
+    assert wording.last(asked) == ""
+    assert line in wording.last(answered(asked, "Hi"))
+    assert f"{line} · you voted it down<" in wording.last(
+        answered(asked, "Hi").with_vote("j1", "downvote")
+    )
+    failed = answered(asked, "Hi", error=NoLiveWorker("Gone.").body)
+    assert "Gone. (job j1) Regenerate" in wording.last(failed)
 
 
 def test_a_waiting_reader_is_told_why() -> None:

@@ -18,6 +18,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compile_dir(kept: Path) -> str:
+    """Where compiled code is kept: compiling the operators alone takes 37 s of a processor."""
+    return str(kept / "compiled")
+
+
+@pytest.fixture(scope="session")
 def llama(models: Path) -> Path:
     """A random Llama."""
     return checkpoints.save_text_model(models / "llama", "llama")

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,13 +23,6 @@ from tests.workers.foreign_stack import MODEL, StandIn, register, start
 from tests.workers.test_worker import answer, say
 
 INTERNVL = "InternVL2-8B"
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def bridge(stack: Stack, *flags: str) -> Process:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,13 +22,6 @@ from workers.supervisor import BROKEN
 
 SLOW = "tokens_per_s=100&tokens=100"
 BREAKING = f"{SLOW}&breaks_after=40"
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def claims(stack: Stack, asked: GenerateRequest) -> list[str]:

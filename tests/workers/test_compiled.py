@@ -20,11 +20,6 @@ pytestmark = pytest.mark.timeout(300)
 needs_bfloat16 = pytest.mark.skipif(not native.has_linear(), reason="no AVX512_BF16")
 
 
-@pytest.fixture(scope="module")
-def compiled_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("compiled"))
-
-
 def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) -> None:
     """Run requests that join and leave at different steps, and compare each with the model."""
     part, data = picture(5, (40, 30))
@@ -45,22 +40,21 @@ def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) ->
 
 @pytest.mark.parametrize("family", ["internvl", "gemma2"])
 def test_compiled_answers_equal_those_of_each_request_alone(
-    family: str, tmp_path: Path, compiled_dir: str
+    family: str, tmp_path: Path, compile_dir: str
 ) -> None:
     if family == "internvl":
         folder, slots = checkpoints.save_internvl(tmp_path), 4
     else:
         folder, slots = checkpoints.save_text_model(tmp_path, family, sliding_window=12), 1
-    engine = load(folder, slots=slots, compile="now", compile_dir=compiled_dir)
+    engine = load(folder, slots=slots, compile="now", compile_dir=compile_dir)
     assert engine.runner.compiled
     answers_as_alone(engine, folder, images=family == "internvl")
 
 
 def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
-    llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    llama: Path, compile_dir: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = str(tmp_path / "compiled")
-    engine = load(llama, compile="auto", compile_dir=kept)
+    engine = load(llama, compile="auto", compile_dir=compile_dir)
     assert engine.runner.compiled is None
     answers_as_alone(engine, llama)
     sequence = engine.prepare(request("across", "The quick", max_tokens=40), {})
@@ -71,7 +65,7 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
     until(lambda: engine.runner.compiled, "the compiled step", 180)
     outputs["across"] += run(scheduler)["across"]
     assert ids(outputs["across"]) == generate(llama, sequence)
-    again = load(llama, compile="auto", compile_dir=kept)
+    again = load(llama, compile="auto", compile_dir=compile_dir)
     assert again.runner.compiled
     answers_as_alone(again, llama)
 
@@ -79,7 +73,7 @@ def test_it_serves_at_once_switches_over_and_starts_compiled_the_next_time(
 @needs_bfloat16
 @pytest.mark.parametrize("load_8bit", [False, True])
 def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
-    load_8bit: bool, llama: Path, compiled_dir: str
+    load_8bit: bool, llama: Path, compile_dir: str
 ) -> None:
     """Alone, together, in other pieces, from what rows hold, and taken over in mid-answer."""
     texts = ["The quick brown fox " * (1 + number) for number in range(4)]
@@ -87,7 +81,7 @@ def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
 
     def start(chunk_tokens: int) -> LocalEngine:
         options = {"dtype": "bfloat16", "load_8bit": load_8bit}
-        engine = load(llama, chunk_tokens, **options, compile="now", compile_dir=compiled_dir)
+        engine = load(llama, chunk_tokens, **options, compile="now", compile_dir=compile_dir)
         assert engine.runner.compiled
         return engine
 
@@ -119,9 +113,9 @@ def test_low_precision_answers_do_not_depend_on_what_runs_beside_or_before_them(
 @needs_bfloat16
 @pytest.mark.parametrize("load_8bit", [False, True])
 def test_low_precision_passes_are_those_of_the_model(
-    load_8bit: bool, llama: Path, compiled_dir: str
+    load_8bit: bool, llama: Path, compile_dir: str
 ) -> None:
-    options = {"load_8bit": load_8bit, "compile": "now", "compile_dir": compiled_dir}
+    options = {"load_8bit": load_8bit, "compile": "now", "compile_dir": compile_dir}
     engine = load(llama, dtype="bfloat16", **options)
     runner = engine.runner
     assert runner.compiled

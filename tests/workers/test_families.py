@@ -164,11 +164,6 @@ def test_a_family_goes_on_from_what_it_holds_and_from_what_was_told(
     assert usage is not None and usage.cached_tokens == usage.prompt_tokens
 
 
-@pytest.fixture(scope="module")
-def compile_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("operators"))
-
-
 @pytest.mark.skipif(
     not native.has_linear() or not native.compiler(), reason="no AVX512_BF16, or g++"
 )

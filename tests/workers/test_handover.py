@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-
-import pytest
 
 from broker import keys, leases, quarantine, queues, registry
 from broker.events import Claim, Delta, End, Event
@@ -20,13 +17,6 @@ from tests.workers.test_worker import answer, ask, deltas
 
 LONG = "tokens_per_s=100&tokens=1000"
 NOW = {"drain-seconds": "0"}
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def follow(service: Service, asked: GenerateRequest) -> list[tuple[float, Event]]:

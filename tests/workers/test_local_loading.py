@@ -70,13 +70,13 @@ def test_loading_progress_rises_to_one_hundred(llama: Path) -> None:
     assert len(set(told)) > 10
 
 
-def test_eight_bit_weights_work_or_are_refused_clearly(llama: Path, tmp_path: Path) -> None:
+def test_eight_bit_weights_work_or_are_refused_clearly(llama: Path, compile_dir: str) -> None:
     own = native.has_linear() and native.compiler()
     if not own and find_spec("torchao") is None:
         with pytest.raises(ConfigurationError, match="torchao"):
             load(llama, load_8bit=True)
         return
-    engine = load(llama, load_8bit=True, compile_dir=str(tmp_path))
+    engine = load(llama, load_8bit=True, compile_dir=compile_dir)
     scheduler = Scheduler(engine)
     scheduler.add(engine.prepare(request("r", "Hello", max_tokens=5), {}))
     assert run(scheduler)["r"][-1].error is None
@@ -88,9 +88,9 @@ def test_eight_bit_weights_work_or_are_refused_clearly(llama: Path, tmp_path: Pa
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 16), (64, 37), (198, 192), (576, 1000)])
 def test_a_packed_layer_computes_its_rounded_weights(
-    bits: packed.Bits, inputs: int, outputs: int, tmp_path: Path
+    bits: packed.Bits, inputs: int, outputs: int, compile_dir: str
 ) -> None:
-    native.load(tmp_path)
+    native.load(Path(compile_dir))
     torch.manual_seed(1)
     linear = torch.nn.Linear(inputs, outputs)
     if bits == 16:

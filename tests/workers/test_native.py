@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ POSITIONS = [40, 0, *range(5, 26), *range(60), 41]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def operators(tmp_path_factory: pytest.TempPathFactory) -> None:
-    native.load(tmp_path_factory.mktemp("operators"))
+def operators(compile_dir: str) -> None:
+    native.load(Path(compile_dir))
 
 
 def define(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psutil
-import pytest
 
 from broker import orders, queues, registry
 from frontend.service import Service
@@ -15,13 +12,6 @@ from tests.workers.test_quarantine import broker
 from tests.workers.test_worker import answer, ask, deltas
 
 SLOW = "tokens_per_s=100&tokens=800"
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def test_a_drained_worker_ends_its_answers_while_another_serves(

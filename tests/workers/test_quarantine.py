@@ -6,9 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-
-import pytest
 
 from broker import channel, keys, leases, orders, quarantine, queues, registry
 from broker.events import Claim, Delta, Failed
@@ -20,13 +17,6 @@ from tests.workers.test_worker import answer, ask, say
 from workers.intake import Intake
 
 SLOW = "tokens_per_s=50&tokens=200"
-
-
-@pytest.fixture
-def service(stack: Stack) -> Iterator[Service]:
-    made = Service(stack.settings())
-    yield made
-    made.close()
 
 
 def broker(stack: Stack, *command: str, status: int = 0) -> str:

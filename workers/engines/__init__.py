@@ -5,6 +5,7 @@ So `--help`, the scheduler and every process that merely needs the names run wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 from broker.errors import ConfigurationError
@@ -31,10 +32,20 @@ def load_engine(options: EngineOptions, progress: Loading) -> Engine | Upstream:
     """
     if options.slots < 1:
         raise ConfigurationError(f"an engine needs at least one slot, not {options.slots}")
+    return import_engine(options.engine)(options, progress)
+
+
+def import_engine(name: str) -> Callable[[EngineOptions, Loading], Engine | Upstream]:
+    """Import what the engine of that name needs, torch included, and return what builds it.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
     try:
-        module, cls = _ENGINES[options.engine]
+        module, cls = _ENGINES[name]
     except KeyError:
         known = ", ".join(_ENGINES)
-        raise ConfigurationError(f"engine {options.engine!r} is not one of: {known}") from None
-    engine: Engine | Upstream = getattr(import_module(module), cls)(options, progress)
-    return engine
+        raise ConfigurationError(f"engine {name!r} is not one of: {known}") from None
+    build: Callable[[EngineOptions, Loading], Engine | Upstream]
+    build = getattr(import_module(module), cls)
+    return build

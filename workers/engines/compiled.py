@@ -282,9 +282,10 @@ def compile_to(path: Path, options: EngineOptions) -> None:
 
 def main() -> None:
     """Compile what the arguments say; a failure ends with one line."""
-    os.nice(19)
     end_with_parent()
     wish = json.loads(sys.argv[1])
+    if wish["compile"] != "now":  # else the worker waits for it, and on a busy machine for long
+        os.nice(19)
     threads = wish.pop("threads")
     try:
         options, path = EngineOptions(**wish), Path(sys.argv[2])

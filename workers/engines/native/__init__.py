@@ -6,6 +6,7 @@ only where `load` was called. Nothing depends on them but speed, and 8-bit weigh
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -153,7 +154,11 @@ def load(folder: Path) -> None:
         return
     path = folder / f"operators-{_fingerprint()}.so"
     if not path.exists():
-        _compile(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():  # another worker has not just done it
+                _compile(path)
     torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     _loaded = True
 
@@ -182,7 +187,6 @@ def _compile(path: Path) -> None:
     command = compiler()
     if command is None:
         raise ConfigurationError("there is no C++ compiler here (install g++)")
-    path.parent.mkdir(parents=True, exist_ok=True)
     libraries = Path(torch.__file__).parent / "lib"
     includes = [f"-I{folder}" for folder in (_FOLDER, *cpp_extension.include_paths())]
     links = [f"-L{libraries}", "-lc10", "-ltorch", "-ltorch_cpu"]

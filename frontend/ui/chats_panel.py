@@ -1,0 +1,58 @@
+"""The panel of chats: the list with its search, and what can be done with the open one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from frontend.ui.history import History
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class ChatsPanel:
+    """The components where it is made, the events with `connect`."""
+
+    def __init__(self) -> None:
+        with gr.Accordion("Chats", open=True, elem_id="chats"):
+            gr.HTML('<a class="new-chat" href="./">New chat</a>', padding=False)
+            self.search = gr.Textbox(
+                label="Search chats", show_label=False, placeholder="Search", container=False
+            )
+            self.list = gr.HTML(padding=False, elem_id="chat-list")
+        with gr.Accordion("This chat", open=False, elem_id="this-chat"):
+            self.title = gr.Textbox(label="Title", max_lines=1, interactive=False)
+            self.link = gr.Textbox(
+                label="Link, read-only",
+                visible=False,
+                interactive=False,
+                buttons=["copy"],
+                elem_id="share-link",
+            )
+            self.files = gr.HTML(padding=False)
+            with gr.Row():
+                self.share = gr.Button("Share", size="sm", min_width=72, interactive=False)
+                self.revoke = gr.Button("Stop sharing", size="sm", min_width=72, visible=False)
+                self.delete = gr.Button("Delete", size="sm", min_width=72, interactive=False)
+            with gr.Row(visible=False) as self.asks:
+                self.really = gr.Button("Delete for good", variant="stop", size="sm", min_width=72)
+                self.keep = gr.Button("Keep", size="sm", min_width=72)
+
+    def connect(
+        self, history: History, bookmark: gr.Textbox, line: gr.HTML, shown: list[Any]
+    ) -> None:
+        """Set the events up."""
+        menu = [self.title, self.link, self.files, self.share, self.revoke, self.delete, self.asks]
+        bookmark.change(history.refresh, [bookmark, self.search], [self.list, *menu], **QUIET)
+        self.search.change(history.search, [bookmark, self.search], [self.list], **QUIET)
+        changes = (
+            (self.title.submit, history.rename, [bookmark, self.title]),
+            (self.share.click, history.share, [bookmark]),
+            (self.revoke.click, history.revoke, [bookmark]),
+        )
+        for event, handler, inputs in changes:
+            event(handler, inputs, [line, bookmark], **QUIET)
+        self.delete.click(lambda: gr.update(visible=True), None, [self.asks], **QUIET)
+        self.keep.click(lambda: gr.update(visible=False), None, [self.asks], **QUIET)
+        self.really.click(history.delete, [bookmark], shown, **QUIET)

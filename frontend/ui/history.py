@@ -1,0 +1,118 @@
+"""The events of the list of chats and of the menu of one: each method is one, as in `handlers`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from html import escape
+
+import gradio as gr
+
+from broker.chats import Entry
+from broker.conversation import Chat, new_chat
+from broker.errors import HeliographError
+from frontend.service import Service
+from frontend.ui import wording
+from frontend.ui.conversation import Bookmark
+from frontend.ui.shown import SHOWN, Outputs, base_url, line_of, owner, shown, unchanged
+from frontend.ui.web import EXPORTS
+
+MENU = 7
+"""Title, link, files, the buttons Share, Stop sharing and Delete, and the question whether to
+delete: the order of `_menu`."""
+
+
+class History:
+    """What chats an owner has, and what is done with one besides asking."""
+
+    def __init__(self, service: Service) -> None:
+        """Use the service's store of chats."""
+        self._service = service
+
+    def refresh(self, bookmark: str | None, search: str | None, request: gr.Request) -> Outputs:
+        """Bring list and menu up to date. Gives the list and the menu."""
+        chats, open_id = self._service.chats, Bookmark.parse(bookmark).chat
+        try:
+            chat = chats.read(owner(request), open_id) if open_id else new_chat("")
+            return (self.search(bookmark, search, request), *_menu(chat, request))
+        except HeliographError as failure:
+            return (wording.error(failure.body), *unchanged(MENU))
+
+    def search(self, bookmark: str | None, words: str | None, request: gr.Request) -> str:
+        """List the chats whose titles have all these words. Gives the list."""
+        try:
+            entries = self._service.chats.entries(owner(request))
+        except HeliographError as failure:
+            return wording.error(failure.body)
+        wanted = (words or "").casefold().split()
+        found = [each for each in entries if all(word in each.title.casefold() for word in wanted)]
+        return as_list(found, Bookmark.parse(bookmark).chat, bool(entries))
+
+    def rename(self, bookmark: str | None, title: str | None, request: gr.Request) -> Outputs:
+        """Give the open chat another title. Gives line and bookmark."""
+        return self._change(bookmark, request, lambda chat: chat.with_title(title or ""))
+
+    def share(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Make a link that shows the open chat. Gives line and bookmark."""
+        token = secrets.token_urlsafe(16)
+        return self._change(bookmark, request, lambda chat: chat.with_link(chat.share or token))
+
+    def revoke(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Have the link of the open chat show nothing any more. Gives line and bookmark."""
+        return self._change(bookmark, request, lambda chat: chat.with_link(""))
+
+    def delete(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Delete the open chat and stop its answer. Gives what is shown."""
+        try:
+            chat = self._service.chats.read(owner(request), Bookmark.parse(bookmark).chat)
+            if chat.under_way:
+                self._service.cancel(chat.under_way.job)
+            self._service.chats.delete(chat)
+        except Exception as failure:
+            return (gr.skip(), line_of(failure), *unchanged(SHOWN - 2))
+        return shown(new_chat(""), wording.note("deleted"))
+
+    def _change(
+        self, bookmark: str | None, request: gr.Request, how: Callable[[Chat], Chat]
+    ) -> Outputs:
+        was = Bookmark.parse(bookmark)
+        if not was.chat:
+            return unchanged(2)
+        try:
+            chat = self._service.chats.change(owner(request), was.chat, how)
+        except Exception as failure:
+            return (line_of(failure), gr.skip())
+        # A tab that shows an older version goes on to say so.
+        return (gr.skip(), str(Bookmark.of(chat)) if chat.version == was.version + 1 else gr.skip())
+
+
+def as_list(entries: Iterable[Entry], open_id: str, has_any: bool) -> str:
+    """Chats as links, the open one marked."""
+    items = "".join(
+        f'<li><a href="?chat={each.id}"{_CURRENT if each.id == open_id else ""} '
+        f'dir="auto">{escape(each.title)}</a></li>'
+        for each in entries
+    )
+    if not items:
+        return wording.note("No title has these words." if has_any else "No chats yet.")
+    return f'<nav aria-label="Chats"><ul class="chats">{items}</ul></nav>'
+
+
+_CURRENT = ' aria-current="page"'
+
+
+def _menu(chat: Chat, request: gr.Request) -> Outputs:
+    is_kept, base = chat.version > 0, base_url(request)
+    files = " · ".join(
+        f'<a href="{EXPORTS}/{chat.id}.{ending}" download>{name}</a>'
+        for ending, name in (("md", "Markdown"), ("json", "JSON"))
+    )
+    return (
+        gr.update(value=chat.title, interactive=is_kept),
+        gr.update(value=f"{base}?share={chat.share}", visible=bool(chat.share)),
+        f'<p class="line">Download as {files}</p>' if is_kept else "",
+        gr.update(interactive=is_kept, visible=not chat.share),
+        gr.update(visible=bool(chat.share)),
+        gr.update(interactive=is_kept),
+        gr.update(visible=False),
+    )
