@@ -124,6 +124,7 @@ def _theme() -> gr.themes.Base:
         radius_size="md",
     )
     return theme.set(
+        body_text_color_subdued="*neutral_500",  # its own grey has a contrast of 2.6 to white
         button_primary_background_fill="*primary_400",
         button_primary_background_fill_hover="*primary_300",
         button_primary_text_color="#1c1917",

@@ -35,7 +35,7 @@ class BattlePage:
                 value="anonymous",
                 label="Models",
                 interactive=True,
-                min_width=260,
+                min_width=340,
             )
             self.models = [
                 gr.Dropdown(
