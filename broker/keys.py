@@ -21,6 +21,7 @@
 | helio:reader:{id}      | channel | while it reads      | -          | operators        |
 | helio:control          | channel | -                   | frontend,  | workers          |
 |                        |         |                     | broker     |                  |
+| helio:coming:{model}   | zset    | 5 s                 | frontend   | frontend         |
 | helio:paused           | set     | until resumed       | broker     | workers, broker  |
 | helio:quarantine       | set     | ids are swept       | workers    | broker           |
 | helio:quarantine:{id}  | hash    | 7 days              | workers    | broker           |
@@ -171,6 +172,11 @@ def share(token: str) -> str:
 def image(sha256: str) -> str:
     """Uploaded bytes of a picture."""
     return f"helio:image:{sha256}"
+
+
+def coming(model: str) -> str:
+    """Requests that are about to be enqueued, each until when it counts (Unix seconds of Redis)."""
+    return f"helio:coming:{model}"
 
 
 def history(model: str) -> str:

@@ -20,9 +20,9 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from broker import ages, estimates, idempotency, keys, patience
+from broker import ages, entrance, estimates, idempotency, keys, patience
 from broker.attempts import ALLOW_OOM, NEXT_ATTEMPT
-from broker.errors import QueueFull
+from broker.errors import HeliographError, QueueFull
 from broker.events import End, EventId, Timings, Usage, encode_event
 from broker.idempotency import Once
 from broker.messages import GenerateRequest
@@ -178,12 +178,32 @@ class Submitter:
         queue = self._queues.get(request.model)
         if queue is None:
             queue = self._queues[request.model] = model_queue(self._client, request.model)
-        if (length := queue.count) >= self._max:
+        length = entrance.enter(self._client, queue.key, request.model, request.id, self._max)
+        if length >= self._max:
             raise QueueFull(
                 f"{length} requests already wait for model {request.model!r}, which is the limit. "
                 "Try again later.",
                 retry_after_s=estimates.retry_after_s(length - self._max + 1, jobs_per_s),
             )
+        try:
+            started = self._enqueue(queue, request, on_disconnect, once, may_wait, check, also)
+        except HeliographError:
+            entrance.leave(self._client, request.model, request.id)
+            raise
+        if started != request.id:
+            entrance.leave(self._client, request.model, request.id)
+        return started
+
+    def _enqueue(
+        self,
+        queue: Queue,
+        request: GenerateRequest,
+        on_disconnect: str,
+        once: Once | None,
+        may_wait: Patience,
+        check: Callable[[Pipeline], None] | None,
+        also: Callable[[Pipeline], None] | None,
+    ) -> str:
         while True:
             with self._client.pipeline() as pipe:
                 if once is not None:
@@ -193,6 +213,7 @@ class Submitter:
                 if check is not None:
                     check(pipe)
                 self._write(pipe, queue, request, on_disconnect)
+                entrance.leave(pipe, request.model, request.id)
                 patience.write(pipe, request.id, may_wait)
                 if once is not None:
                     pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)

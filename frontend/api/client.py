@@ -15,7 +15,11 @@ from typing import Any
 import gevent
 
 STALL_S = 20.0
-"""Longest silence of a client that is to send a body, or to take what is sent to it."""
+"""Longest silence of a client that is to send a body, or to take what is sent to it.
+
+The system says that there is room for more once a third of the buffer is: so a client that is a
+buffer behind and takes less than 1 kB a second counts as silent.
+"""
 
 LINGER_S = 2.0
 LINGER_BYTES = 256 * 2**20

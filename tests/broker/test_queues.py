@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -12,8 +13,9 @@ from rq.serializers import JSONSerializer
 
 from broker import channel, keys, queues
 from broker.connection import connect, redis_errors
-from broker.errors import QueueFull, RedisUnavailable
+from broker.errors import KeyReused, QueueFull, RedisUnavailable
 from broker.events import End
+from broker.idempotency import Once
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from tests.stack import free_port
 
@@ -49,6 +51,41 @@ def test_rqs_own_record_holds_no_prompt_and_no_pickle(
     assert (job.func_name, job.args) == ("broker.queues.generate", [request.id])
     raw = client.hgetall(Job.key_for(request.id))
     assert not any(b"secret" in value for value in raw.values())  # type: ignore[union-attr]
+
+
+def test_as_many_as_there_is_room_for_are_accepted_of_those_who_come_at_once(
+    client: redis.Redis, submitter: queues.Submitter, model: str
+) -> None:
+    def come(_: int) -> bool:
+        try:
+            submitter.submit(make_request(model))
+        except QueueFull:
+            return False
+        return True
+
+    with ThreadPoolExecutor(30) as pool:
+        accepted = sum(pool.map(come, range(300)))
+    assert accepted == client.llen(f"rq:queue:{model}") == 3
+    assert client.exists(keys.coming(model)) == 0
+
+
+def test_who_comes_and_is_not_enqueued_takes_no_place(
+    client: redis.Redis, submitter: queues.Submitter, model: str
+) -> None:
+    once = Once.of("key", b"body")
+    first = submitter.submit(make_request(model), once=once)
+    for _ in range(5):
+        assert submitter.submit(make_request(model), once=once) == first
+        with pytest.raises(KeyReused):
+            submitter.submit(make_request(model), once=Once.of("key", b"another"))
+    assert client.exists(keys.coming(model)) == 0
+    # One that died before it was enqueued counts for a while.
+    client.zadd(keys.coming(model), {"dead": time.time() - 1, "dying": time.time() + 60})
+    submitter.submit(make_request(model))
+    with pytest.raises(QueueFull, match="3 requests already wait"):
+        submitter.submit(make_request(model))
+    client.zrem(keys.coming(model), "dying")
+    submitter.submit(make_request(model))
 
 
 def test_a_full_queue_refuses_with_the_limit(submitter: queues.Submitter, model: str) -> None:

@@ -7,6 +7,7 @@ word of its own, so that an answer that went to another client is seen.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 
 from frontend.service import Service
 from tests.frontend.clients import CHAT, body
-from tests.stack import Stack, until
+from tests.stack import Process, Stack, until
 from tests.workers.test_worker import answer, ask
 
 SLOTS = 4
@@ -111,23 +112,34 @@ def test_the_surplus_is_refused_at_once_and_the_rest_is_answered(
     assert slowest_s < DEADLINE_S + JOB_S
 
 
-async def come_back(client: httpx.AsyncClient, word: str) -> Sequence[Reply]:
+async def come_back(
+    client: httpx.AsyncClient, word: str, refused: asyncio.Event
+) -> Sequence[Reply]:
     """Send a request until it is answered, each time when it was told to."""
     tries = [await send(client, word)]
     while tries[-1].status == 429:
+        refused.set()
         await asyncio.sleep(int(tries[-1].retry_after))
         tries.append(await send(client, word))
     return tries
 
 
-async def crowd(address: str) -> list[Sequence[Reply]]:
-    async with open_client(address) as client:
-        return await asyncio.gather(*(come_back(client, f"c{n}") for n in range(CROWD)))
+async def crowd(address: str, worker: Process) -> list[Sequence[Reply]]:
+    """Send them all to a queue that nobody empties until it is full."""
+    async with open_client(address) as client, asyncio.TaskGroup() as group:
+        refused = asyncio.Event()
+        worker.signal(signal.SIGSTOP)
+        sent = [group.create_task(come_back(client, f"c{n}", refused)) for n in range(CROWD)]
+        await refused.wait()
+        worker.signal(signal.SIGCONT)
+    return [task.result() for task in sent]
 
 
-def test_who_comes_back_when_told_to_is_served(address: str, report: Callable[[str], None]) -> None:
+def test_who_comes_back_when_told_to_is_served(
+    stack: Stack, address: str, report: Callable[[str], None]
+) -> None:
     began_s = time.monotonic()
-    clients = asyncio.run(crowd(address))
+    clients = asyncio.run(crowd(address, stack.processes[0]))
     took_s = time.monotonic() - began_s
     most = max(map(len, clients))
     report(f"crowd of {CROWD}: all served in {took_s:.1f} s, at most {most} tries each")

@@ -78,7 +78,7 @@ def test_all_workers_restarted_one_after_the_other(
     address = stack.api()
     flags = {"drain-seconds": str(drain_s)}
     fleet = [stack.echo_worker(ECHO, **flags) for _ in range(FLEET)]
-    for _ in range(runs):
+    for _ in range(runs // 2):
         load = Load(address)
         for place, old in enumerate(fleet):
             fleet[place] = stack.echo_worker(ECHO, **flags)
