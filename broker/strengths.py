@@ -34,8 +34,9 @@ class Standing:
 
     `rating` is 1000 for the average of its group, and [`low`, `high`] the interval that has it with
     95 % confidence. `rank` is 1 + the number of models of the group that are surely better (their
-    interval lies above), so neighbours may share it. Ratings and ranks of different `group`s, whose
-    models were never compared, even by way of others, cannot be compared either.
+    interval lies above), so neighbours may share it; `last_rank` is the number of those that are
+    not surely worse. Ratings and ranks of different `group`s, whose models were never compared,
+    even by way of others, cannot be compared either.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Standing:
     low: float
     high: float
     rank: int
+    last_rank: int
     group: int
     votes: int
     won: int
@@ -135,6 +137,7 @@ def _rate(models: list[str], duels: Duels, group: int) -> list[Standing]:
             low=float(low[index]),
             high=float(high[index]),
             rank=1 + int((low > high[index]).sum()),
+            last_rank=len(models) - int((high < low[index]).sum()),
             group=group,
             votes=int(won[index].sum() + won[:, index].sum() + ties[index].sum()),
             won=int(won[index].sum()),

@@ -37,6 +37,11 @@ class Update:
     end: End | None = None
     error: ErrorBody | None = None
 
+    def added_to(self, told: Answer) -> Answer:
+        """An answer as it is with this."""
+        finish = self.end.finish_reason if self.end else None
+        return told.model_copy(update={"text": self.text, "finish": finish, "error": self.error})
+
 
 def pace_s(streams: int) -> float:
     """Seconds between two updates of a stream when so many run at a time."""

@@ -59,10 +59,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
 
         from frontend.moderation.gate import Gate
         from frontend.operations import Operations
+        from frontend.ui.battle_handlers import BattleHandlers
         from frontend.ui.fleet_login import login_routes
         from frontend.ui.grounding import overlay_route
         from frontend.ui.handlers import Handlers
         from frontend.ui.history import History
+        from frontend.ui.judge import Judge
         from frontend.ui.page import build_page
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
@@ -70,8 +72,14 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     gate = None
     if settings.moderation == "on":
         gate = Gate.from_settings(connect(settings.url), settings)
-    handlers = Handlers(service, uploads, gate)
-    demo = build_page(handlers, History(service), operations, settings)
+    judge = Judge(service, gate)
+    demo = build_page(
+        Handlers(service, uploads, judge),
+        History(service),
+        BattleHandlers(service, uploads, judge),
+        operations,
+        settings,
+    )
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
@@ -89,7 +97,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         ssr_mode=False,
         pwa=False,
         theme=_theme(),
-        css_paths=Path(__file__).with_name("style.css"),
+        css_paths=[Path(__file__).with_name(name) for name in ("style.css", "battle.css")],
         app_kwargs={
             "openapi_url": None,
             "routes": [
@@ -134,6 +142,7 @@ def _theme() -> gr.themes.Base:
         radius_size="md",
     )
     return theme.set(
+        body_text_color_subdued="*neutral_500",  # its own grey has a contrast of 2.6 to white
         button_primary_background_fill="*primary_400",
         button_primary_background_fill_hover="*primary_300",
         button_primary_text_color="#1c1917",

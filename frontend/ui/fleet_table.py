@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
-
 from broker.messages import ModelInfo
 from frontend.operations import FleetView, WorkerView
+from frontend.ui.table import table
 
 _NOBODY = (
     '<p class="line">No worker is alive. Start one, for instance with '
@@ -18,16 +16,16 @@ def tables(fleet: FleetView, *, for_operator: bool) -> str:
     """All models and workers; operators are told machines and processes as well."""
     if not fleet.workers:
         return _NOBODY
-    models = _table(
+    models = table(
         "Models",
         ("Model", "Workers", "Running", "Waiting", "Tokens/s"),
         (_model(info, paused=info.name in fleet.paused) for info in fleet.models),
     )
     heads = ("Worker", "Model", "State", "Engine", "Device", "Running", "Tokens/s", "Heartbeat")
     if not for_operator:
-        return models + _table("Workers", heads, map(_worker, fleet.workers))
+        return models + table("Workers", heads, map(_worker, fleet.workers))
     rows = ((*_worker(view), f"{view.info.pid} on {view.info.host}") for view in fleet.workers)
-    return models + _table("Workers", (*heads, "Process"), rows)
+    return models + table("Workers", (*heads, "Process"), rows)
 
 
 def _model(info: ModelInfo, *, paused: bool) -> tuple[str, ...]:
@@ -52,18 +50,6 @@ def _worker(view: WorkerView) -> tuple[str, ...]:
         f"{info.running} of {info.slots}",
         f"{info.speed:.1f}",
         f"{view.silent_s:.1f} s ago",
-    )
-
-
-def _table(name: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
-    return (
-        f'<div class="fleet" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
-        f"<caption>{escape(name)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

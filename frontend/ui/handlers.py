@@ -18,10 +18,10 @@ from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
 from broker.feedback import Vote
 from broker.readers import new_reader
-from frontend.moderation.gate import Gate
 from frontend.service import Service
 from frontend.ui import answer, wording
 from frontend.ui.conversation import Bookmark, phase
+from frontend.ui.judge import Judge
 from frontend.ui.markup import as_text, render, turn_at
 from frontend.ui.model_list import ModelList
 from frontend.ui.reading import TabReaders
@@ -50,12 +50,12 @@ log = logging.getLogger(__name__)
 class Handlers:
     """What the page's events do; one for all tabs, each of which says which chat it shows."""
 
-    def __init__(self, service: Service, uploads: Path, gate: Gate | None = None) -> None:
-        """Use the service; read no file but those under `uploads`; `gate` judges questions."""
+    def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
+        """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
         self.models = ModelList(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
-        self._gate = gate
+        self._judge = judge
         self._rule = f"grace:{service.settings.ui_grace_s}"
         self._readers = TabReaders(service.readers)
 
@@ -185,7 +185,7 @@ class Handlers:
         """
         if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
-        self._judge(asked)
+        self._judge.check(asked)
         reader = new_reader()
         try:
             job = self._service.submit(
@@ -204,17 +204,6 @@ class Handlers:
         if sent.last:
             self._readers.arrive(request.session_hash or "", sent.last, reader)
         return sent, wording.note("sent")
-
-    def _judge(self, asked: Chat) -> None:
-        """Let the question pass the gate, if there is one.
-
-        Raises:
-            ContentFlagged, ModerationUnavailable, RedisUnavailable: see `frontend.moderation`.
-        """
-        if self._gate is not None:
-            question = asked.turns[-1].question
-            pictures = [self._service.image(sha256) for sha256 in question.images]
-            self._gate.check(f"{asked.system}\n{question.text}", pictures, subject=asked.id)
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow, from where it is. Gives chat and line.
@@ -238,12 +227,10 @@ class Handlers:
             for update in answer.follow(self._service, job, lambda: len(self._readers), told):
                 has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
-                finish = update.end.finish_reason if update.end else None
-                told = told.model_copy(update={"text": update.text, "finish": finish})
+                told = update.added_to(told)
                 if update.error:
                     line = wording.error(update.error, job.id)
                     self._fail(chat, job.id, update.error)
-                    told = told.fail(update.error)
                 yield render(chat.with_last(told)), line
         except Exception as failure:
             has_ended = True

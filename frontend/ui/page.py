@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import gradio as gr
 from gradio.components.navbar import Navbar
-from gradio.utils import get_upload_folder
 
 from broker.feedback import Vote
 from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.operations import Operations
-from frontend.service import Service
+from frontend.ui.battle_handlers import BattleHandlers
+from frontend.ui.battle_page import BattlePage
 from frontend.ui.chats_panel import QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
@@ -33,14 +33,12 @@ MAX_STREAMS = 200
 """Answers that one process shows at a time; the readers of others wait, their jobs do not."""
 
 
-def build_demo(service: Service, settings: Settings) -> gr.Blocks:
-    """Build the page; `frontend.ui.app` serves it."""
-    handlers = Handlers(service, Path(get_upload_folder()))
-    return build_page(handlers, History(service), Operations(settings), settings)
-
-
 def build_page(
-    handlers: Handlers, history: History, operations: Operations, settings: Settings
+    handlers: Handlers,
+    history: History,
+    battles: BattleHandlers,
+    operations: Operations,
+    settings: Settings,
 ) -> gr.Blocks:
     """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
@@ -48,6 +46,8 @@ def build_page(
     ) as demo:
         Navbar(visible=False)
         Page(demo, handlers, history, settings)
+    with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
+        BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
         FleetPage(fleet, operations)
     demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
@@ -68,7 +68,7 @@ class Page:
         )
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
-            '<a href="fleet">Fleet</a>',
+            '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
             elem_id="heading",
             padding=False,
         )

@@ -89,6 +89,33 @@ def parameters(chat: Chat) -> Outputs:
     )
 
 
+def sampling_of(
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    max_tiles: int = 0,
+    mode: ImageProcessMode | Literal[""] = "",
+    repetition_penalty: float = 1.0,
+) -> SamplingParams:
+    """The parameters as they are sent.
+
+    Raises:
+        InvalidRequest: they are out of range.
+    """
+    try:
+        return SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            max_tokens=max_tokens,
+            max_input_tiles=max_tiles or None,
+            image_process_mode=mode or None,
+        )
+    except ValidationError as invalid:
+        names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
+        raise InvalidRequest(f"These parameters are out of range: {names}.") from None
+
+
 def choose(
     chat: Chat,
     model: str | None,
@@ -105,18 +132,7 @@ def choose(
     Raises:
         InvalidRequest: they are out of range.
     """
-    try:
-        sampling = SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            max_tokens=max_tokens,
-            max_input_tiles=max_tiles or None,
-            image_process_mode=mode or None,
-        )
-    except ValidationError as invalid:
-        names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
-        raise InvalidRequest(f"These parameters are out of range: {names}.") from None
+    sampling = sampling_of(temperature, top_p, max_tokens, max_tiles, mode, repetition_penalty)
     words = (system or "").strip()
     return chat.model_copy(update={"model": model or "", "sampling": sampling, "system": words})
 

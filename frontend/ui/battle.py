@@ -1,0 +1,140 @@
+"""What one tab of the page "Side by side" remembers: two chats that go on with the same questions.
+
+A question that a model failed at is left out of both chats when the next one is asked, so that the
+two always answer the same last message. Nothing here knows Gradio, Redis or HTML.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from broker.conversation import Answer, Chat
+from broker.errors import (
+    ContextLengthExceeded,
+    ErrorBody,
+    InvalidRequest,
+    NoLiveWorker,
+    QueueTimeout,
+)
+from broker.messages import ModelInfo
+from frontend.ui.conversation import Phase, phase
+
+Side = Literal["left", "right"]
+SIDES: Final[tuple[Side, Side]] = ("left", "right")
+
+_draw = random.SystemRandom()
+
+
+@dataclass(slots=True)
+class Battle:
+    """The state of one tab: a chat of each side, none before the first question.
+
+    `hidden` says that the names of the models are not to be told.
+    """
+
+    chats: dict[Side, Chat] = field(default_factory=dict)
+    hidden: bool = False
+    voted: bool = False
+
+    @property
+    def phase(self) -> Phase:
+        """What the last question has come to: answered only if both have answered it."""
+        phases = {phase(chat) for chat in self.chats.values()}
+        if "answered" in phases and self.voted:
+            phases.add("voted")
+        order: tuple[Phase, ...] = ("answering", "failed", "voted", "answered", "empty")
+        return next((each for each in order if each in phases), "empty")
+
+    @property
+    def under_way(self) -> list[Answer]:
+        """The answers that are being written."""
+        return [chat.under_way for chat in self.chats.values() if chat.under_way]
+
+    def ask(self, text: str, images: tuple[str, ...]) -> Battle:
+        """The battle with another question: words and pictures (SHA-256 each).
+
+        Raises:
+            ChatTooLarge: it has as many turns as it may have.
+        """
+        left_out = self.phase == "failed"
+        return self.with_each(lambda chat: (chat.undo() if left_out else chat).ask(text, images))
+
+    def with_each(self, change: Callable[[Chat], Chat]) -> Battle:
+        """The battle with both chats changed, to be voted on."""
+        chats = {side: change(chat) for side, chat in self.chats.items()}
+        return replace(self, chats=chats, voted=False)
+
+
+def begin(left: str, right: str, *, hidden: bool) -> Battle:
+    """Begin a battle of two models by name."""
+    chats: dict[Side, Chat] = {
+        "left": Chat(id="left", owner="", model=left),
+        "right": Chat(id="right", owner="", model=right),
+    }
+    return Battle(chats, hidden=hidden)
+
+
+def drawable(models: Iterable[ModelInfo], groups: Iterable[str]) -> list[ModelInfo]:
+    """Models that may be drawn: those with a ready worker. Groups are none, their models are."""
+    apart = set(groups)
+    return [info for info in models if info.ready and info.name not in apart]
+
+
+def draw(ready: Sequence[ModelInfo], *, sees: bool) -> tuple[str, str]:
+    """Draw two different models, each pair and order as likely as any other.
+
+    Args:
+        ready: those to draw from.
+        sees: whether they have to read pictures.
+
+    Raises:
+        NoLiveWorker: there are fewer than two.
+    """
+    able = [info.name for info in ready if info.images or not sees]
+    if len(able) < 2:
+        raise NoLiveWorker(too_few(len(able), sees=sees), param="model")
+    left, right = _draw.sample(able, 2)
+    return left, right
+
+
+def too_few(count: int, *, sees: bool = False) -> str:
+    """Why there is no battle."""
+    which = "ready models that read pictures" if sees else "ready models"
+    served = {0: "there is none", 1: "there is one"}[count]
+    return (
+        f"A battle needs two {which}, and {served} at the moment. Start workers with different "
+        "--model-path; this page notices them within seconds."
+    )
+
+
+def choose(left: str | None, right: str | None) -> tuple[str, str]:
+    """Take two models by name.
+
+    Raises:
+        InvalidRequest: one is missing, or they are the same.
+    """
+    if not left or not right:
+        raise InvalidRequest("Choose a model for each side.", param="model")
+    if left == right:
+        raise InvalidRequest(
+            "Choose two different models: one that is compared with itself says nothing.",
+            param="model",
+        )
+    return left, right
+
+
+_WHY: Final = {
+    ContextLengthExceeded.code: "This model cannot hold so long a chat. Ask less, or begin anew.",
+    NoLiveWorker.code: "No worker of this model is alive any more.",
+    QueueTimeout.code: "No worker of this model took the message in time.",
+}
+
+
+def masked(error: ErrorBody) -> ErrorBody:
+    """An error in words of ours: a model's own may tell which it is."""
+    what = "cannot answer this message" if error.status < 429 else "failed"
+    sentence = f"This model {what}; more is not told while names are hidden."
+    return replace(error, message=_WHY.get(error.code, sentence))

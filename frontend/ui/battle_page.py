@@ -1,0 +1,162 @@
+"""The page "Side by side": two models answer the same message, a vote, and the leaderboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from broker.settings import Settings
+from frontend.ui.battle import SIDES
+from frontend.ui.battle_handlers import BattleHandlers, Session
+from frontend.ui.battle_shown import OUTCOMES
+from frontend.ui.chats_panel import QUIET
+from frontend.ui.markup import LATEX_DELIMITERS
+
+REFRESH_S = 5.0
+BOARD_S = 2.0
+_VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
+
+
+class BattlePage:
+    """The components, then the events; built within a page of Gradio's."""
+
+    def __init__(self, page: gr.Blocks, handlers: BattleHandlers, settings: Settings) -> None:
+        self.session = gr.State(Session())
+        gr.HTML(
+            "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
+            '<a href="./">Chat</a>',
+            elem_id="heading",
+            padding=False,
+        )
+        with gr.Row(elem_id="contest"):
+            self.mode = gr.Radio(
+                [("Anonymous battle", "anonymous"), ("Choose the models", "named")],
+                value="anonymous",
+                label="Models",
+                interactive=True,
+                min_width=340,
+            )
+            self.models = [
+                gr.Dropdown(
+                    [],
+                    label=f"{name.capitalize()} model",
+                    interactive=True,
+                    visible=False,
+                    min_width=160,
+                )
+                for name in SIDES
+            ]
+        self.notice = gr.HTML(elem_id="notice", padding=False)
+        with gr.Row(elem_id="sides"):
+            sides = [self._build_side(name) for name in SIDES]
+        self.names, self.chats, self.lines = (list(parts) for parts in zip(*sides, strict=True))
+        self._build_inputs(settings)
+        self.board = gr.HTML(elem_id="board", padding=False)
+        self._connect(page, handlers)
+
+    def _build_side(self, name: str) -> tuple[gr.HTML, gr.Chatbot, gr.HTML]:
+        with gr.Column(min_width=280, elem_id=name):
+            heading = gr.HTML(elem_classes=["name"], padding=False)
+            chat = gr.Chatbot(
+                label=f"{name.capitalize()} chat",
+                show_label=False,
+                height=None,
+                layout="bubble",
+                latex_delimiters=LATEX_DELIMITERS,
+                buttons=["copy"],
+                feedback_options=None,
+                placeholder="The answer comes here.",
+                elem_classes=["answers"],
+            )
+            line = gr.HTML(elem_id=f"{name}-line", padding=False)
+        return heading, chat, line
+
+    def _build_inputs(self, settings: Settings) -> None:
+        self.line = gr.HTML(elem_id="line", padding=False)
+        with gr.Row(elem_id="votes"):
+            self.votes = [
+                gr.Button(name, size="sm", min_width=72, interactive=False) for name in _VOTES
+            ]
+        with gr.Row(elem_id="ask"):
+            self.message = gr.Textbox(
+                label="Message",
+                placeholder="Ask both",
+                lines=1,
+                max_lines=8,
+                scale=8,
+                min_width=120,
+                elem_id="message",
+            )
+            self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
+            self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
+        with gr.Row(elem_id="after"):
+            self.regenerate, self.anew = (
+                gr.Button(name, size="sm", min_width=72, interactive=False)
+                for name in ("Regenerate", "New round")
+            )
+        self.pictures = gr.File(
+            label=f"Images, up to {settings.max_image_bytes / 2**20:.0f} MB each",
+            file_count="multiple",
+            file_types=["image"],
+            type="filepath",
+            height=120,
+            elem_id="pictures",
+        )
+        with gr.Accordion("Parameters", open=False, elem_id="parameters"):
+            self.parameters = [
+                gr.Slider(0.0, 1.0, 0.7, step=0.1, label="Temperature", interactive=True),
+                gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Top-p", interactive=True),
+                gr.Slider(64, 1024, 512, step=64, label="Max output tokens", interactive=True),
+            ]
+
+    def _connect(self, page: gr.Blocks, handlers: BattleHandlers) -> None:
+        buttons = [self.send, self.stop, self.regenerate, self.anew, *self.votes]
+        choices = [self.mode, *self.models]
+        boxes = [self.message, self.pictures]
+        shown = [*self.names, *self.chats, *self.lines, self.line, *buttons]
+        # Not preprocessed: opening pictures is the service's, which says what is wrong with them.
+        raw: dict[str, Any] = {"preprocess": False, **QUIET}
+        asked = gr.on(
+            [self.send.click, self.message.submit],
+            handlers.ask,
+            [self.session, *boxes, *choices, *self.parameters],
+            [*boxes, *choices, *shown],
+            **raw,
+        )
+        again = self.regenerate.click(
+            handlers.regenerate, [self.session, *self.parameters], shown, **raw
+        )
+        for event in (asked, again):
+            for name, chat, line in zip(SIDES, self.chats, self.lines, strict=True):
+                event.then(
+                    handlers.stream(name),
+                    [self.session],
+                    [chat, line],
+                    concurrency_id="streams",
+                    **QUIET,
+                ).then(
+                    handlers.settle,
+                    [self.session],
+                    [self.line, *buttons],
+                    concurrency_id="settle",
+                    concurrency_limit=1,  # in turn: the side that ends last has the last word
+                    **QUIET,
+                )
+        self.stop.click(handlers.stop, [self.session], None, queue=False, **QUIET)
+        anew = [*boxes, *choices, *shown]
+        self.anew.click(handlers.begin_anew, [self.session], anew, **QUIET)
+        page.load(handlers.begin_anew, [self.session], anew, **QUIET)
+        for button, outcome in zip(self.votes, OUTCOMES, strict=True):
+            voted = [*self.names, self.line, *buttons]
+            button.click(handlers.vote(outcome), [self.session], voted, **QUIET)
+        for event in (page.load, self.mode.change, gr.Timer(REFRESH_S).tick):
+            event(
+                handlers.refresh,
+                [self.session, *choices],
+                [*self.models, self.notice],
+                **raw,
+            )
+        for event in (page.load, gr.Timer(BOARD_S).tick):
+            event(handlers.board, [self.session], self.board, **QUIET)
+        page.unload(handlers.leave)
