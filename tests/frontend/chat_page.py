@@ -51,9 +51,15 @@ class ChatPage:
         self.address = address
         self.errors: list[str] = []
         self.foreign: list[str] = []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self._is_leaving = False
+        self.page.on("console", lambda m: self._note_error(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self._note_request(request.url))
+
+    def _note_error(self, text: str) -> None:
+        """A page that is left in the middle of a request says that it was cut off; it was."""
+        if not self._is_leaving:
+            self.errors.append(text)
 
     def _note_request(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):
@@ -61,7 +67,10 @@ class ChatPage:
 
     def open(self, query: str = "", model: str | None = None) -> ChatPage:
         """Load the page and wait until it is ready, with `model` chosen."""
-        self.page.goto(self.address + "/" + query)
+        self.page.evaluate("0")  # what was said up to now counts
+        self._is_leaving = True
+        self.page.goto(self.address + "/" + query, wait_until="commit")
+        self._is_leaving = False
         expect(self.button("Send")).to_be_enabled(timeout=20_000)
         if model is not None:
             expect(self.model).to_have_value(model, timeout=10_000)

@@ -54,7 +54,7 @@ def test_boxes_are_drawn_on_the_picture_and_can_be_kept(
         answer.get_by_role("link", name="Save this picture").click()
     assert download.value.suggested_filename == "boxes.png"
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
-    chat.page.reload()
+    chat.open("?" + chat.page.url.partition("?")[2])
     expect(chat.answers.last.get_by_alt_text("boxes")).to_be_visible(timeout=20_000)
     chat.close()
 
