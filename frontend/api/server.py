@@ -41,9 +41,11 @@ DECODERS = 2
 HANG_UP_S = 2 * TICK_S
 """After a signal to stop: streams have said goodbye by then."""
 
-COLLECT = (20_000, 20, 50)
+COLLECT = (700, 10, 50)
 """Thresholds of Python's collector. By default it looks through all that a thousand streams hold so
-often that one gap in a hundred is longer by 100 ms; what they leave is freed without it."""
+often that one gap in a hundred is longer by 100 ms. Its young generations stay as they are: they
+free the bodies of refused requests.
+"""
 
 GRACE_S = 3
 """After a signal to stop: what is still there then is killed."""

@@ -194,6 +194,9 @@ def test_empty(server: RedisServer, stack: Stack, case: Case, runs: int, how: st
         assert_said_once(stack, runs)
 
 
+OVER = "Redis answers again"
+
+
 def fill(stack: Stack) -> None:
     """Leave no memory for writes, and none of what buffers give free now and then."""
     room = 4 * 2**20
@@ -206,9 +209,9 @@ def fill(stack: Stack) -> None:
 
 
 def test_full(server: RedisServer, stack: Stack, case: Case, runs: int) -> None:
-    stack.echo_worker(ECHO)
+    worker = stack.echo_worker(ECHO)
     address = stack.api()
-    for _ in range(runs):
+    for run in range(runs):
         streams = asked(address, 20)
         streams.until_tokens(5)
         fill(stack)
@@ -223,8 +226,8 @@ def test_full(server: RedisServer, stack: Stack, case: Case, runs: int) -> None:
         assert_answers_within(address, 5)
         stack.redis.delete(*stack.redis.scan_iter("filler:*"))
         until(lambda: idle(stack), "nothing is left of the answers")
+        until(lambda run=run: worker.output.count(OVER) == run + 1, "the worker says so")  # type: ignore[misc]
     assert (case.exact, case.duplicated, case.lost) == (case.answers, 0, 0), case.line()
-    worker, _ = stack.processes
     assert worker.output.count("it is full") == runs, worker.output
     assert all(p.status is None and "Traceback" not in p.output for p in stack.processes)
 
