@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 import textwrap
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,9 @@ from broker.messages import (
     SamplingParams,
     TextPart,
 )
+
+Kind = Literal["chat", "battle"]
+"""What it is called, to people too."""
 
 MAX_TURNS: Final = 200
 MAX_TITLE: Final = 80
@@ -92,20 +95,87 @@ class Turn(_Record):
     answer: Answer | None = None
 
 
-class Chat(_Record):
-    """A conversation of one owner; `version` counts its changes, 0 is one that is not kept yet."""
+class Kept(_Record):
+    """What an owner's chats and battles have in common: one or more conversations and a title.
+
+    `version` counts its changes, 0 is one that is not kept yet.
+    """
+
+    kind: ClassVar[Kind]
 
     id: str
     owner: str
     version: int = 0
     title: str = ""
+    share: str = Field(default="", description="token of the link that shows it, empty if none")
+    created_s: float = 0.0
+    changed_s: float = 0.0
+
+    @property
+    def conversations(self) -> tuple[Chat, ...]:
+        """Its conversations, of which the first gives the title."""
+        raise NotImplementedError
+
+    def with_each(self, change: Callable[[Chat], Chat]) -> Self:
+        """With each conversation changed."""
+        raise NotImplementedError
+
+    @property
+    def running(self) -> tuple[Answer, ...]:
+        """The answers that are being written."""
+        return tuple(chat.under_way for chat in self.conversations if chat.under_way)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """SHA-256 of every picture, in order, repeats included."""
+        return tuple(
+            sha
+            for chat in self.conversations
+            for turn in chat.turns
+            for sha in turn.question.images
+        )
+
+    def fail(self, job: str, error: ErrorBody) -> Self:
+        """With the reason why no more of a job's answer comes, if it is a last one."""
+
+        def note(chat: Chat) -> Chat:
+            if chat.last is None or chat.last.job != job:
+                return chat
+            return chat.with_last(chat.last.fail(error))
+
+        return self.with_each(note)
+
+    def with_title(self, title: str) -> Self:
+        """With a title of one line; an empty one is made of the first words."""
+        line = " ".join(title.split())[:MAX_TITLE]
+        return self.model_copy(update={"title": line or self.first_words})
+
+    @property
+    def first_words(self) -> str:
+        """A title for what has none."""
+        turns = self.conversations[0].turns
+        text = turns[0].question.text if turns else ""
+        return textwrap.shorten(text, FIRST_WORDS, placeholder="…") or "Picture"
+
+
+class Chat(Kept):
+    """A conversation with one model."""
+
+    kind = "chat"
+
     model: str = ""
     system: str = ""
     sampling: SamplingParams = SamplingParams()
     turns: tuple[Turn, ...] = ()
-    share: str = Field(default="", description="token of the link that shows it, empty if none")
-    created_s: float = 0.0
-    changed_s: float = 0.0
+
+    @property
+    def conversations(self) -> tuple[Chat, ...]:
+        """Itself."""
+        return (self,)
+
+    def with_each(self, change: Callable[[Chat], Chat]) -> Chat:
+        """With its one conversation changed."""
+        return change(self)
 
     @property
     def last(self) -> Answer | None:
@@ -116,11 +186,6 @@ class Chat(_Record):
     def under_way(self) -> Answer | None:
         """The last answer while it is being written."""
         return self.last if self.last and not self.last.has_ended else None
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """SHA-256 of every picture, in order, repeats included."""
-        return tuple(sha for turn in self.turns for sha in turn.question.images)
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
@@ -190,12 +255,6 @@ class Chat(_Record):
         """With another answer of the last turn."""
         return self._end_with(self.turns[-1].model_copy(update={"answer": answer}))
 
-    def fail(self, job: str, error: ErrorBody) -> Chat:
-        """With the reason why no more of a job's answer comes, if it is the last one's."""
-        if self.last is None or self.last.job != job:
-            return self
-        return self.with_last(self.last.fail(error))
-
     def with_vote(self, job: str, vote: Vote) -> Chat:
         """With a vote on the answer of a job."""
         turns = (
@@ -206,20 +265,9 @@ class Chat(_Record):
         )
         return self.model_copy(update={"turns": tuple(turns)})
 
-    def with_title(self, title: str) -> Chat:
-        """With a title of one line; an empty one is made of the first words."""
-        line = " ".join(title.split())[:MAX_TITLE]
-        return self.model_copy(update={"title": line or self.first_words})
-
     def with_link(self, token: str) -> Chat:
         """With the token of a link that shows it; an empty one revokes the link."""
         return self.model_copy(update={"share": token})
-
-    @property
-    def first_words(self) -> str:
-        """A title for a chat that has none."""
-        text = self.turns[0].question.text if self.turns else ""
-        return textwrap.shorten(text, FIRST_WORDS, placeholder="…") or "Picture"
 
     def _turn(self, place: int) -> Turn:
         if not 0 <= place < len(self.turns):

@@ -129,27 +129,27 @@ class KeyReused(InvalidRequest):
 
 
 class ChatNotFound(InvalidRequest):
-    """The chat was deleted, has expired, or is somebody else's."""
+    """The chat or battle was deleted, has expired, or is somebody else's."""
 
     status = 404
     code = "chat_not_found"
 
 
 class ChatChanged(InvalidRequest):
-    """The chat was changed by somebody else since it was read."""
+    """The chat or battle was changed by somebody else since it was read."""
 
     status = 409
     code = "chat_changed"
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "chat") -> None:
         super().__init__(
-            "This chat was changed in another tab. Here it is as it is now; say again what you "
+            f"This {kind} was changed in another tab. Here it is as it is now; say again what you "
             "want."
         )
 
 
 class ChatTooLarge(RequestTooLarge):
-    """A chat, or the number of chats of one owner, is at its limit."""
+    """A chat or battle, or the number of those of one owner, is at its limit."""
 
     code = "chat_too_large"
 

@@ -33,6 +33,8 @@
 |                        |         | with each change    |            |                  |
 | helio:chats:{owner}    | zset    | the same            | frontend   | frontend         |
 | helio:share:{token}    | string  | the same            | frontend   | frontend         |
+| helio:battle:{id}      | hash    | as a chat           | frontend   | frontend         |
+| helio:battles:{owner}  | zset    | the same            | frontend   | frontend         |
 | helio:log:chats        | stream  | last 100,000        | worker     | operators        |
 | helio:log:feedback     | stream  | for ever            | frontend   | operators, UI    |
 | helio:log:moderation   | stream  | last 100,000        | UI         | operators        |
@@ -162,6 +164,16 @@ def chat(chat_id: str) -> str:
 def chats(owner: str) -> str:
     """Ids of an owner's chats by their last change (Unix seconds)."""
     return f"helio:chats:{owner}"
+
+
+def battle(battle_id: str) -> str:
+    """Record of a battle, and what its owner's list shows of it."""
+    return f"helio:battle:{battle_id}"
+
+
+def battles(owner: str) -> str:
+    """Ids of an owner's battles by their last change (Unix seconds)."""
+    return f"helio:battles:{owner}"
 
 
 def share(token: str) -> str:

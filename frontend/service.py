@@ -27,9 +27,9 @@ from broker import (
     registry,
 )
 from broker.battles import Duels, Tally
-from broker.chats import Chats, write_sent
+from broker.chats import Battles, Chats, check, write_sent
 from broker.connection import check_writes, connect, redis_errors
-from broker.conversation import Chat
+from broker.conversation import Kept
 from broker.errors import NoLiveWorker
 from broker.events import START, Event, EventId
 from broker.foreign import ForeignWorker
@@ -56,14 +56,14 @@ def _directly(computation: Callable[[], None]) -> None:
     computation()
 
 
-def _join(request: GenerateRequest, reader: str, chat: Chat | None) -> Callable[[Pipeline], None]:
+def _join(request: GenerateRequest, reader: str, record: Kept | None) -> Callable[[Pipeline], None]:
     """What belongs into the transaction that submits the job: a reader's lease, a chat's change."""
 
     def queue_all(pipe: Pipeline) -> None:
         if reader:
             hold(pipe, {reader: request.id})
-        if chat is not None:
-            write_sent(pipe, chat.send(request))
+        if record is not None:
+            write_sent(pipe, record, request.id)
 
     return queue_all
 
@@ -91,6 +91,7 @@ class Service:
         self._subscriber = Subscriber(self._once, outage)
         self.readers = Readers(self._redis, outage)
         self.chats = Chats(self._once)
+        self.battles = Battles(self._once)
         self.fleet = Fleet(settings, self._once)
         self._line = Line(self._once, self.fleet)
 
@@ -216,7 +217,7 @@ class Service:
         queue_timeout_s: float | None = None,
         wait_for_worker_s: float = 0.0,
         reader: str = "",
-        chat: Chat | None = None,
+        keep: Callable[[GenerateRequest], Kept] | None = None,
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
@@ -224,8 +225,8 @@ class Service:
         the job when its `readers` are gone; empty where the door sees to that itself. `reader`, if
         any, has a lease afterwards, and is to `arrive` at once. A job that no worker has taken
         within `queue_timeout_s` (else as the settings say) ends in QueueTimeout; with
-        `wait_for_worker_s` it waits as long for a worker of a model that has none alive. The job's
-        answer becomes that of the last turn of `chat`, in the same transaction.
+        `wait_for_worker_s` it waits as long for a worker of a model that has none alive. `keep`
+        gives the chat or battle that the job answers, to be kept in the same transaction.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -255,6 +256,7 @@ class Service:
                 created_s=time.time(),
                 path=path,
             )
+            record = keep(request) if keep else None
             started = self._submitter.submit(
                 request,
                 on_disconnect,
@@ -263,8 +265,8 @@ class Service:
                     info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
                 ),
                 jobs_per_s=info.jobs_per_s,
-                check=(lambda pipe: self.chats.check(pipe, chat)) if chat else None,
-                also=_join(request, reader, chat),
+                check=(lambda pipe: check(pipe, record)) if record else None,
+                also=_join(request, reader, record),
             )
             return request if started == request.id else self._attach(started, reader)
 

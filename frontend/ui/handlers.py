@@ -194,7 +194,7 @@ class Handlers:
                 asked.sampling,
                 on_disconnect=self._rule,
                 reader=reader,
-                chat=asked,
+                keep=asked.send,
             )
         except InvalidRequest:
             raise

@@ -50,8 +50,8 @@ def send(store: Chats, server_url: str) -> Iterator[Callable[[Chat], Chat]]:
         )
         submitter.submit(
             request,
-            check=lambda pipe: store.check(pipe, chat),
-            also=lambda pipe: chats.write_sent(pipe, chat.send(request)),
+            check=lambda pipe: chats.check(pipe, chat),
+            also=lambda pipe: chats.write_sent(pipe, chat.send(request), request.id),
         )
         return store.read(chat.owner, chat.id)
 
