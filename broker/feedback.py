@@ -148,6 +148,19 @@ def battle(
     return str(entry_id.decode())
 
 
+def compared(client: redis.Redis, left_id: str, right_id: str) -> Outcome | None:
+    """Which of two jobs was found better when they were compared; None if they were not."""
+    entry_id: Any = client.hget(keys.voted(left_id, right_id), "id")
+    entries: Any = client.xrange(keys.FEEDBACK_LOG, entry_id, entry_id) if entry_id else []
+    outcomes = (
+        each
+        for _, fields in entries
+        for each in get_args(Outcome)
+        if each == fields[b"vote"].decode()
+    )
+    return next(outcomes, None)
+
+
 def tail(client: redis.Redis, count: int) -> list[dict[str, str]]:
     """The last `count` votes, oldest first, each with its entry id and time (Unix seconds)."""
     entries: Any = client.xrevrange(keys.FEEDBACK_LOG, count=count)

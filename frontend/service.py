@@ -376,6 +376,11 @@ class Service:
                 anonymous=anonymous,
             )
 
+    def compared(self, left_id: str, right_id: str) -> feedback.Outcome | None:
+        """Which of two answers was found better, if they were compared."""
+        with redis_errors():
+            return feedback.compared(self._redis, left_id, right_id)
+
     def duels(self) -> Duels:
         """How models fared against each other; `broker.strengths` makes a leaderboard of it."""
         with redis_errors():

@@ -1,4 +1,4 @@
-"""What one tab of the page "Side by side" remembers: two chats that go on with the same questions.
+"""What may be done next in a battle, whom it draws, and what it tells of errors.
 
 A question that a model failed at is left out of both chats when the next one is asked, so that the
 two always answer the same last message. Nothing here knows Gradio, Redis or HTML.
@@ -7,11 +7,10 @@ two always answer the same last message. Nothing here knows Gradio, Redis or HTM
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final
 
-from broker.conversation import Answer, Chat
 from broker.errors import (
     ContextLengthExceeded,
     ErrorBody,
@@ -20,61 +19,30 @@ from broker.errors import (
     QueueTimeout,
 )
 from broker.messages import ModelInfo
+from broker.side_by_side import Battle
 from frontend.ui.conversation import Phase, phase
-
-Side = Literal["left", "right"]
-SIDES: Final[tuple[Side, Side]] = ("left", "right")
 
 _draw = random.SystemRandom()
 
 
-@dataclass(slots=True)
-class Battle:
-    """The state of one tab: a chat of each side, none before the first question.
+def phase_of(battle: Battle | None) -> Phase:
+    """What the last question has come to: answered only if both have answered it."""
+    if battle is None:
+        return "empty"
+    phases = {phase(chat) for chat in battle.conversations}
+    order: tuple[Phase, ...] = ("answering", "failed", "answered", "empty")
+    found = next(each for each in order if each in phases)
+    return "voted" if found == "answered" and battle.vote else found
 
-    `hidden` says that the names of the models are not to be told.
+
+def ask_on(battle: Battle, text: str, images: tuple[str, ...]) -> Battle:
+    """The battle with another question: words and pictures (SHA-256 each).
+
+    Raises:
+        ChatTooLarge: it has as many turns as it may have.
     """
-
-    chats: dict[Side, Chat] = field(default_factory=dict)
-    hidden: bool = False
-    voted: bool = False
-
-    @property
-    def phase(self) -> Phase:
-        """What the last question has come to: answered only if both have answered it."""
-        phases = {phase(chat) for chat in self.chats.values()}
-        if "answered" in phases and self.voted:
-            phases.add("voted")
-        order: tuple[Phase, ...] = ("answering", "failed", "voted", "answered", "empty")
-        return next((each for each in order if each in phases), "empty")
-
-    @property
-    def under_way(self) -> list[Answer]:
-        """The answers that are being written."""
-        return [chat.under_way for chat in self.chats.values() if chat.under_way]
-
-    def ask(self, text: str, images: tuple[str, ...]) -> Battle:
-        """The battle with another question: words and pictures (SHA-256 each).
-
-        Raises:
-            ChatTooLarge: it has as many turns as it may have.
-        """
-        left_out = self.phase == "failed"
-        return self.with_each(lambda chat: (chat.undo() if left_out else chat).ask(text, images))
-
-    def with_each(self, change: Callable[[Chat], Chat]) -> Battle:
-        """The battle with both chats changed, to be voted on."""
-        chats = {side: change(chat) for side, chat in self.chats.items()}
-        return replace(self, chats=chats, voted=False)
-
-
-def begin(left: str, right: str, *, hidden: bool) -> Battle:
-    """Begin a battle of two models by name."""
-    chats: dict[Side, Chat] = {
-        "left": Chat(id="left", owner="", model=left),
-        "right": Chat(id="right", owner="", model=right),
-    }
-    return Battle(chats, hidden=hidden)
+    left_out = phase_of(battle) == "failed"
+    return battle.with_each(lambda chat: (chat.undo() if left_out else chat).ask(text, images))
 
 
 def drawable(models: Iterable[ModelInfo], groups: Iterable[str]) -> list[ModelInfo]:

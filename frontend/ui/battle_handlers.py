@@ -1,78 +1,92 @@
 """The events of the page "Side by side": each method is one, and gives values for its components.
 
-The only module of that page where errors become lines. A question runs as `ask` or `regenerate`
-(puts two jobs on their queues), two times `stream` (each shows one answer grow, whatever becomes of
-the other) and `settle` (sets the buttons). Layout is none of its business.
+A question runs as `ask` or `regenerate` (puts two jobs on their queues), two times `stream` (each
+shows one answer grow, whatever becomes of the other) and `settle` (sets the buttons). All that is
+to last stands in Redis. Layout is none of its business.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Final
 
 import gradio as gr
 
-from broker.battles import Duels
 from broker.conversation import Chat
-from broker.errors import HeliographError
+from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest, JobNotFound
 from broker.feedback import Outcome
-from broker.messages import ModelInfo
 from broker.readers import new_reader
-from broker.strengths import standings
+from broker.side_by_side import SIDES, Battle, Side, new_battle
 from frontend.service import Service
-from frontend.ui import answer, leaderboard_table, wording
-from frontend.ui.battle import SIDES, Battle, Side, begin, choose, draw, drawable, too_few
+from frontend.ui import answer, wording
+from frontend.ui.battle import ask_on, choose, draw, phase_of
+from frontend.ui.battle_history import BattleHistory
+from frontend.ui.battle_live import BattleLive, Mode, ready
 from frontend.ui.battle_shown import (
     BUTTONS,
     CHOICES,
-    NO_VOTE,
+    PARAMETERS,
     SHOWN,
     buttons,
     choices,
-    dropdown,
-    names,
+    line_of_phase,
+    parameters,
     refused,
     shown,
     told,
     without_name,
 )
+from frontend.ui.conversation import Bookmark
 from frontend.ui.judge import Judge
 from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
-from frontend.ui.shown import Outputs, body_of, line_of, sampling_of, unchanged
+from frontend.ui.shown import Outputs, body_of, line_of, owner, sampling_of, unchanged
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["anonymous", "named"]
-
-
-@dataclass(slots=True)
-class Session:
-    """What is known of a tab: its battle, and the models and votes that it shows already."""
-
-    battle: Battle = field(default_factory=Battle)
-    models: tuple[str, ...] | None = None
-    duels: Duels | None = None
+_TOO_OLD: Final = (
+    "These answers are more than a day old and cannot be compared any more. Regenerate asks both "
+    "again."
+)
 
 
 class BattleHandlers:
-    """What the page's events do; one for all tabs, each of which brings its own `Session`."""
+    """What the page's events do; one for all tabs, each of which says which battle it shows."""
 
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
+        self.live = BattleLive(service)
+        self.history = BattleHistory(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
         self._judge = judge
         self._rule = f"grace:{service.settings.ui_grace_s}"
         self._readers = TabReaders(service.readers)
 
+    def open(self, request: gr.Request) -> Outputs:
+        """Show the battle of the address. Gives choices, parameters, what is shown, and resume.
+
+        What is resumed is any text that is not empty; the jobs themselves are not told.
+        """
+        battle_id = dict(request.query_params).get("battle")
+        if not battle_id:
+            return (*choices(None), *unchanged(PARAMETERS), *shown(None), "")
+        try:
+            battle = self._service.battles.read(owner(request), battle_id)
+        except Exception as failure:
+            return (*choices(None), *unchanged(PARAMETERS), *shown(None, line_of(failure)), "")
+        for side in SIDES:
+            if under_way := battle.chat(side).under_way:
+                self._readers.arrive(_seat(request, side), under_way)
+        resume = battle.id if battle.running else ""
+        return (*choices(battle), *parameters(battle), *shown(battle), resume)
+
     def ask(
         self,
-        session: Session,
+        bookmark: str | None,
         text: str | None,
         pictures: list[Upload] | None,
         mode: Mode,
@@ -87,116 +101,188 @@ class BattleHandlers:
 
         What is refused stays in its boxes, and an empty message changes nothing.
         """
-        words, battle = text or "", session.battle
-        if battle.phase == "answering" or not (words.strip() or pictures):
+        words = text or ""
+        if not (words.strip() or pictures):
             return unchanged(2 + CHOICES + SHOWN)
         try:
+            battle = self._as_shown(bookmark, request)
+            if battle and battle.running:
+                return unchanged(2 + CHOICES + SHOWN)
             images = tuple(self._uploads.store(picture) for picture in pictures or ())
-            if battle.phase == "empty":
-                battle = self._begin(mode, left, right, sees=bool(images))
-            asked = battle.ask(words, images)
-            lines = self._submit(session, asked, (temperature, top_p, max_tokens), request)
+            if battle is None:
+                battle = self._begin(owner(request), mode, left, right, sees=bool(images))
+            asked = ask_on(battle, words, images)
+            page = self._submit(asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
-            return (*unchanged(2 + CHOICES), *refused(session.battle, failure))
-        return ("", None, *choices(interactive=False), *shown(session.battle, lines))
+            return (*unchanged(2 + CHOICES), *self._refuse(bookmark, request, failure))
+        return ("", None, *choices(battle), *page)
 
     def regenerate(
         self,
-        session: Session,
+        bookmark: str | None,
         temperature: float,
         top_p: float,
         max_tokens: int,
         request: gr.Request,
     ) -> Outputs:
         """Have both answer the last question again. Gives what is shown."""
-        if session.battle.phase not in ("answered", "failed"):
-            return unchanged(SHOWN)
         try:
-            asked = session.battle.with_each(Chat.ask_again)
-            lines = self._submit(session, asked, (temperature, top_p, max_tokens), request)
+            battle = self._as_shown(bookmark, request)
+            if battle is None or phase_of(battle) not in ("answered", "failed"):
+                return unchanged(SHOWN)
+            asked = battle.with_each(Chat.ask_again)
+            return self._submit(asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
-            return refused(session.battle, failure)
-        return shown(session.battle, lines)
+            return self._refuse(bookmark, request, failure)
 
-    def _begin(self, mode: Mode, left: str | None, right: str | None, *, sees: bool) -> Battle:
-        hidden = mode != "named"
-        pair = draw(self._ready(), sees=sees) if hidden else choose(left, right)
-        return begin(*pair, hidden=hidden)
+    def _begin(
+        self, owned_by: str, mode: Mode, left: str | None, right: str | None, *, sees: bool
+    ) -> Battle:
+        anonymous = mode != "named"
+        pair = draw(ready(self._service), sees=sees) if anonymous else choose(left, right)
+        return new_battle(owned_by, *pair, anonymous=anonymous)
 
-    def _ready(self) -> list[ModelInfo]:
-        return drawable(self._service.models(), self._service.fleet.groups)
+    def _read(self, bookmark: str | None, request: gr.Request) -> Battle | None:
+        """The battle of a tab as it is now, if it has one."""
+        battle_id = Bookmark.parse(bookmark).chat
+        return self._service.battles.read(owner(request), battle_id) if battle_id else None
+
+    def _as_shown(self, bookmark: str | None, request: gr.Request) -> Battle | None:
+        """The battle of a tab, if it has one.
+
+        Raises:
+            ChatChanged: it is not as the tab shows it any more.
+        """
+        battle = self._read(bookmark, request)
+        if battle and battle.version != Bookmark.parse(bookmark).version:
+            raise ChatChanged(battle.kind)
+        return battle
+
+    def _refuse(self, bookmark: str | None, request: gr.Request, failure: Exception) -> Outputs:
+        """Show why nothing was done, and the battle as it is if that is what the tab knew not."""
+        if isinstance(failure, ChatChanged):
+            try:
+                return shown(self._read(bookmark, request), line_of(failure))
+            except HeliographError as gone:
+                failure = gone
+        return refused(failure)
 
     def _submit(
-        self,
-        session: Session,
-        asked: Battle,
-        chosen: tuple[float, float, int],
-        request: gr.Request,
-    ) -> dict[Side, str]:
-        """Put the question on both models' queues; return the line of each side.
+        self, asked: Battle, chosen: tuple[float, float, int], request: gr.Request
+    ) -> Outputs:
+        """Put the last question on both models' queues; show the battle as it is then.
 
         Raises:
             HeliographError: neither model can be asked.
         """
         sampling = sampling_of(*chosen)
-        self._judge.check(asked.chats["left"])
+        self._judge.check(asked.left)
+        battle = asked.with_each(lambda chat: chat.model_copy(update={"sampling": sampling}))
         failures: dict[Side, Exception] = {}
-        for side, chat in asked.chats.items():
-            reader = new_reader()
+        for side in SIDES:
             try:
-                job = self._service.submit(
-                    chat.model, chat.messages, sampling, on_disconnect=self._rule, reader=reader
-                )
+                battle = self._send(battle, side, request)
             except Exception as failure:
-                failures[side] = without_name(failure, chat.model) if asked.hidden else failure
-                continue
-            sent = asked.chats[side] = chat.send(job)
-            if sent.last:
-                self._readers.arrive(_seat(request, side), sent.last, reader)
+                model = battle.chat(side).model
+                failures[side] = without_name(failure, model) if battle.hidden else failure
         if len(failures) == len(SIDES):
             raise failures["left"]
-        session.battle = asked
         lines = dict.fromkeys(SIDES, wording.note("sent"))
-        return lines | {side: line_of(failure) for side, failure in failures.items()}
+        lines |= {side: line_of(failure) for side, failure in failures.items()}
+        return shown(battle, "", lines)
 
-    def stream(self, side: Side) -> Callable[[Session, gr.Request], Iterator[Outputs]]:
-        """Make the event that shows a side's answer grow. It gives chat and line."""
+    def _send(self, battle: Battle, side: Side, request: gr.Request) -> Battle:
+        """Put the last question of a side on its model's queue; return the battle as it is then."""
+        chat, reader = battle.chat(side), new_reader()
+        try:
+            job = self._service.submit(
+                chat.model,
+                chat.messages,
+                chat.sampling,
+                on_disconnect=self._rule,
+                reader=reader,
+                keep=lambda job: battle.send(side, job),
+            )
+        except ChatChanged:
+            # What the other side has told by now may have been kept; then this one goes on.
+            now = self._service.battles.read(battle.owner, battle.id)
+            if now.chat(side).turns != chat.turns:
+                raise
+            return self._send(now, side, request)
+        sent = battle.send(side, job).model_copy(update={"version": battle.version + 1})
+        if last := sent.chat(side).last:
+            self._readers.arrive(_seat(request, side), last, reader)
+        return sent
 
-        def show(session: Session, request: gr.Request) -> Iterator[Outputs]:
+    def stream(self, side: Side) -> Callable[[str | None, gr.Request], Iterator[Outputs]]:
+        """Make the event that shows a side's answer grow, from where it is. Gives chat and line."""
+
+        def show(bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
             # Gradio closes this generator when the tab is gone; then it reads the job no more.
-            battle, seat = session.battle, _seat(request, side)
-            chat = battle.chats.get(side)
-            last = self._readers.show(seat, chat.last) if chat else None
-            if chat is None or last is None:
+            seat = _seat(request, side)
+            try:
+                battle = self._read(bookmark, request)
+            except HeliographError as failure:
+                yield gr.skip(), line_of(failure)
+                return
+            last = self._readers.show(seat, battle.chat(side).last if battle else None)
+            if battle is None or last is None:
                 # Gradio empties the outputs of a generator that yields nothing.
                 yield unchanged(2)
                 return
             try:
                 job = self._service.job(last.job).request
-                for update in answer.follow(self._service, job, lambda: len(self._readers)):
+                for update in answer.follow(self._service, job, lambda: len(self._readers), last):
                     last = update.added_to(last)
-                    battle.chats[side] = chat.with_last(last)
-                    if last.error:
-                        self._cancel(last.job)
-                    yield render(battle.chats[side]), told(update, battle, last.job)
+                    line = wording.note(update.line)
+                    if update.error:
+                        line = told(update.error, battle, last.job)
+                        self._fail(battle, last.job, update.error)
+                    yield render(battle.chat(side).with_last(last)), line
             except Exception as failure:
-                self._cancel(last.job)
-                last = last.fail(body_of(failure, last.job))
-                battle.chats[side] = chat.with_last(last)
-                yield gr.skip(), line_of(failure)
+                error = body_of(failure, last.job)
+                last = last.fail(error)
+                self._fail(battle, last.job, error)
+                yield gr.skip(), told(error, battle, last.job)
             finally:
                 self._readers.end(seat, has_ended=last.has_ended)
 
         return show
 
-    def settle(self, session: Session) -> Outputs:
-        """Tell what may be done now. Gives the page's line and the buttons."""
-        phase = session.battle.phase
-        return (wording.note(NO_VOTE if phase == "failed" else ""), *buttons(phase))
+    def _fail(self, battle: Battle, job_id: str, error: ErrorBody) -> None:
+        """Note in the battle that an answer has failed; nobody shall go on with it."""
+        self._cancel(job_id)
+        try:
+            self._service.battles.change(
+                battle.owner, battle.id, lambda now: now.fail(job_id, error)
+            )
+        except HeliographError as failure:
+            log.warning("how job %s failed is not in its battle: %s", job_id, failure)
 
-    def stop(self, session: Session) -> None:
-        """Cancel both jobs; their streams then end with what has been said."""
-        for under_way in session.battle.under_way:
+    def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Tell what may be done now. Gives the page's line, the bookmark and the buttons."""
+        try:
+            battle = self._read(bookmark, request)
+        except HeliographError:
+            return (*unchanged(2), *buttons("failed"))
+        if battle is None:
+            return unchanged(2 + BUTTONS)
+        # What nobody shows here any more may be taken up again.
+        is_left = any(
+            battle.chat(side).under_way and _seat(request, side) not in self._readers
+            for side in SIDES
+        )
+        phase = "failed" if is_left else phase_of(battle)
+        return (line_of_phase(battle) or gr.skip(), str(Bookmark.of(battle)), *buttons(phase))
+
+    def stop(self, bookmark: str | None, request: gr.Request) -> None:
+        """Cancel both answers, whoever reads them; they end with what has been said."""
+        try:
+            battle = self._read(bookmark, request)
+        except HeliographError as failure:
+            log.warning("a battle could not be stopped: %s", failure)
+            return
+        for under_way in battle.running if battle else ():
             self._cancel(under_way.job)
 
     def leave(self, request: gr.Request) -> None:
@@ -210,71 +296,48 @@ class BattleHandlers:
         except HeliographError as failure:
             log.warning("job %s could not be cancelled: %s", job_id, failure)
 
-    def begin_anew(self, session: Session) -> Outputs:
-        """Forget the battle. Gives message, pictures, choices and what is shown."""
-        if session.battle.phase == "answering":
-            return unchanged(2 + CHOICES + SHOWN)
-        session.battle = Battle()
-        return ("", None, *choices(interactive=True), *shown(session.battle, {}))
+    def begin_anew(self) -> Outputs:
+        """Leave the battle. Gives message, pictures, choices and what is shown."""
+        return ("", None, *choices(None), *shown(None))
 
-    def vote(self, outcome: Outcome) -> Callable[[Session, gr.Request], Outputs]:
-        """Make the event of a vote button. It gives both names, the page's line and the buttons."""
+    def vote(self, outcome: Outcome) -> Callable[[str | None, gr.Request], Outputs]:
+        """Make the event of a vote button. It gives what is shown."""
 
-        def cast(session: Session, request: gr.Request) -> Outputs:
-            battle = session.battle
-            if battle.phase != "answered":
-                return unchanged(3 + BUTTONS)
-            left, right = (chat.last.job if chat.last else "" for chat in battle.chats.values())
-            battle.voted = True  # at once, for a second one may come meanwhile
+        def cast(bookmark: str | None, request: gr.Request) -> Outputs:
             try:
-                self._service.battle(
-                    left,
-                    right,
-                    outcome,
-                    anonymous=battle.hidden,
-                    ip=request.client.host if request.client else "",
-                )
+                battle = self._as_shown(bookmark, request)
+                if battle is None or phase_of(battle) != "answered":
+                    return unchanged(SHOWN)
+                voted = self._vote(battle, outcome, request.client.host if request.client else "")
             except Exception as failure:
-                battle.voted = False
-                return (*unchanged(2), line_of(failure), *buttons(battle.phase))
-            battle.hidden = False
-            line = wording.note("Thanks, your vote is noted.")
-            return (*names(battle), line, *buttons(battle.phase))
+                return self._refuse(bookmark, request, failure)
+            return shown(voted, wording.note("Thanks, your vote is noted."))
 
         return cast
 
-    def refresh(self, session: Session, mode: Mode, left: str | None, right: str | None) -> Outputs:
-        """Bring the models up to date. Gives both dropdowns and the notice.
+    def _vote(self, battle: Battle, outcome: Outcome, ip: str) -> Battle:
+        """Have a vote noted, and then what it is in the battle.
 
-        No name leaves for a page whose battles are anonymous.
+        Raises:
+            ChatChanged: another vote counts, and is in the battle now.
+            InvalidRequest: the answers are too old.
         """
+        left, right = (chat.last.job if chat.last else "" for chat in battle.conversations)
+        counted: Outcome | None = None
         try:
-            live = tuple(info.name for info in self._service.models())
-            ready = len(self._ready())
-        except HeliographError as failure:
-            return (*unchanged(2), wording.error(failure.body))
-        notice = wording.note(too_few(ready)) if ready < 2 else ""
-        if mode != "named":
-            session.models = None
-            hidden = gr.update(visible=False, choices=[], value=None)
-            return (hidden, hidden, notice)
-        if live == session.models:
-            return (*unchanged(2), notice)
-        session.models = live
-        first, second = (*live, None, None)[:2]
-        return (dropdown(live, left or first), dropdown(live, right or second), notice)
-
-    def board(self, session: Session) -> Any:
-        """Bring the leaderboard up to date."""
-        try:
-            duels = self._service.duels()
-        except HeliographError as failure:
-            session.duels = None
-            return wording.error(failure.body)
-        if duels == session.duels:
-            return gr.skip()
-        session.duels = duels
-        return leaderboard_table.tables(standings(duels))
+            self._service.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
+        except JobNotFound:
+            raise InvalidRequest(_TOO_OLD) from None
+        except InvalidRequest:
+            counted = self._service.compared(left, right)
+            if counted is None:
+                raise
+        voted = self._service.battles.change(
+            battle.owner, battle.id, lambda now: now.with_vote(left, counted or outcome)
+        )
+        if counted:
+            raise ChatChanged(voted.kind)
+        return voted
 
 
 def _seat(request: gr.Request, side: Side) -> str:

@@ -7,22 +7,27 @@ from typing import Any
 import gradio as gr
 
 from broker.settings import Settings
-from frontend.ui.battle import SIDES
-from frontend.ui.battle_handlers import BattleHandlers, Session
-from frontend.ui.battle_shown import OUTCOMES
-from frontend.ui.chats_panel import QUIET
+from broker.side_by_side import SIDES
+from frontend.ui.battle_handlers import BattleHandlers
+from frontend.ui.battle_live import BattleLive, Seen
+from frontend.ui.battle_shown import VOTES
+from frontend.ui.battles_panel import BattlesPanel
+from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
 
 REFRESH_S = 5.0
 BOARD_S = 2.0
-_VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
 
 
 class BattlePage:
     """The components, then the events; built within a page of Gradio's."""
 
     def __init__(self, page: gr.Blocks, handlers: BattleHandlers, settings: Settings) -> None:
-        self.session = gr.State(Session())
+        self.seen = gr.State(Seen())
+        # Kept by the browser, so that any process goes on with the battle.
+        self.bookmark, self.resume = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        )
         gr.HTML(
             "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
             '<a href="./">Chat</a>',
@@ -52,8 +57,10 @@ class BattlePage:
             sides = [self._build_side(name) for name in SIDES]
         self.names, self.chats, self.lines = (list(parts) for parts in zip(*sides, strict=True))
         self._build_inputs(settings)
+        self.battles = BattlesPanel()
         self.board = gr.HTML(elem_id="board", padding=False)
         self._connect(page, handlers)
+        self._keep_up(page, handlers.live)
 
     def _build_side(self, name: str) -> tuple[gr.HTML, gr.Chatbot, gr.HTML]:
         with gr.Column(min_width=280, elem_id=name):
@@ -76,7 +83,8 @@ class BattlePage:
         self.line = gr.HTML(elem_id="line", padding=False)
         with gr.Row(elem_id="votes"):
             self.votes = [
-                gr.Button(name, size="sm", min_width=72, interactive=False) for name in _VOTES
+                gr.Button(name, size="sm", min_width=72, interactive=False)
+                for name in VOTES.values()
             ]
         with gr.Row(elem_id="ask"):
             self.message = gr.Textbox(
@@ -114,49 +122,54 @@ class BattlePage:
         buttons = [self.send, self.stop, self.regenerate, self.anew, *self.votes]
         choices = [self.mode, *self.models]
         boxes = [self.message, self.pictures]
-        shown = [*self.names, *self.chats, *self.lines, self.line, *buttons]
+        shown = [*self.names, *self.chats, *self.lines, self.line, self.bookmark, *buttons]
         # Not preprocessed: opening pictures is the service's, which says what is wrong with them.
         raw: dict[str, Any] = {"preprocess": False, **QUIET}
         asked = gr.on(
             [self.send.click, self.message.submit],
             handlers.ask,
-            [self.session, *boxes, *choices, *self.parameters],
+            [self.bookmark, *boxes, *choices, *self.parameters],
             [*boxes, *choices, *shown],
             **raw,
         )
         again = self.regenerate.click(
-            handlers.regenerate, [self.session, *self.parameters], shown, **raw
+            handlers.regenerate, [self.bookmark, *self.parameters], shown, **raw
         )
-        for event in (asked, again):
+        for then in (asked.then, again.then, self.resume.change):
             for name, chat, line in zip(SIDES, self.chats, self.lines, strict=True):
-                event.then(
+                then(
                     handlers.stream(name),
-                    [self.session],
+                    [self.bookmark],
                     [chat, line],
                     concurrency_id="streams",
                     **QUIET,
                 ).then(
                     handlers.settle,
-                    [self.session],
-                    [self.line, *buttons],
+                    [self.bookmark],
+                    [self.line, self.bookmark, *buttons],
                     concurrency_id="settle",
                     concurrency_limit=1,  # in turn: the side that ends last has the last word
                     **QUIET,
                 )
-        self.stop.click(handlers.stop, [self.session], None, queue=False, **QUIET)
-        anew = [*boxes, *choices, *shown]
-        self.anew.click(handlers.begin_anew, [self.session], anew, **QUIET)
-        page.load(handlers.begin_anew, [self.session], anew, **QUIET)
-        for button, outcome in zip(self.votes, OUTCOMES, strict=True):
-            voted = [*self.names, self.line, *buttons]
-            button.click(handlers.vote(outcome), [self.session], voted, **QUIET)
-        for event in (page.load, self.mode.change, gr.Timer(REFRESH_S).tick):
+        self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
+        self.anew.click(handlers.begin_anew, None, [*boxes, *choices, *shown], **QUIET)
+        for button, outcome in zip(self.votes, VOTES, strict=True):
+            button.click(handlers.vote(outcome), [self.bookmark], shown, **QUIET)
+        self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
+        self.battles.connect(page, handlers.history, self.bookmark, [*choices, *shown])
+        self.opened = page.load(
+            handlers.open, None, [*choices, *self.parameters, *shown, self.resume], **QUIET
+        )
+        page.unload(handlers.leave)
+
+    def _keep_up(self, page: gr.Blocks, live: BattleLive) -> None:
+        for event in (self.opened.then, self.mode.change, gr.Timer(REFRESH_S).tick):
             event(
-                handlers.refresh,
-                [self.session, *choices],
+                live.models,
+                [self.seen, self.mode, *self.models],
                 [*self.models, self.notice],
-                **raw,
+                preprocess=False,
+                **QUIET,
             )
         for event in (page.load, gr.Timer(BOARD_S).tick):
-            event(handlers.board, [self.session], self.board, **QUIET)
-        page.unload(handlers.leave)
+            event(live.board, [self.seen], self.board, **QUIET)

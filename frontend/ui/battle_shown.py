@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
 import gradio as gr
 
-from broker.conversation import Chat
-from broker.errors import HeliographError, RedisUnavailable, RemoteError
+from broker.errors import ErrorBody, HeliographError, RedisUnavailable, RemoteError
 from broker.feedback import Outcome
-from frontend.ui import answer, wording
-from frontend.ui.battle import SIDES, Battle, Side, masked
-from frontend.ui.conversation import Phase
+from broker.side_by_side import SIDES, Battle, Side
+from frontend.ui import wording
+from frontend.ui.battle import masked, phase_of
+from frontend.ui.conversation import Bookmark, Phase
 from frontend.ui.markup import render
 from frontend.ui.shown import Outputs, line_of, unchanged
 
-OUTCOMES: Final[tuple[Outcome, ...]] = ("left", "right", "tie", "bothbad")
-BUTTONS: Final = 4 + len(OUTCOMES)
+VOTES: Final[dict[Outcome, str]] = {
+    "left": "Left is better",
+    "right": "Right is better",
+    "tie": "Tie",
+    "bothbad": "Both are bad",
+}
+"""What may be voted, and how the buttons call it."""
+
+BUTTONS: Final = 4 + len(VOTES)
 """Send, Stop, Regenerate, New round, then the votes: the order of `buttons`."""
 
 CHOICES: Final = 3
 """Mode, left model, right model: what stays as it is during a battle."""
 
-SHOWN: Final = 7 + BUTTONS
-"""Two names, two chats, two lines, the page's line, and the buttons: the order of `shown`."""
+PARAMETERS: Final = 3
+"""Temperature, top-p, most output tokens: the order of `parameters`."""
+
+SHOWN: Final = 8 + BUTTONS
+"""Two names, two chats, two lines, the page's line, bookmark, and buttons: the order of `shown`."""
 
 NO_VOTE: Final = (
     "No vote is taken, for not both models have answered. Regenerate asks both again; another "
@@ -39,18 +50,32 @@ def without_name(failure: Exception, model: str) -> Exception:
     return RemoteError(masked(failure.body)) if model in failure.message else failure
 
 
-def told(update: answer.Update, battle: Battle, job_id: str) -> str:
-    """A side's line; while names are hidden without the job's id, by which one could look it up."""
-    if update.error is None:
-        return wording.note(update.line)
+def told(error: ErrorBody, battle: Battle, job_id: str) -> str:
+    """A side's failure; while names are hidden without the job's id, by which to look it up."""
     if battle.hidden:
-        return wording.error(masked(update.error))
-    return wording.error(update.error, job_id)
+        return wording.error(masked(error))
+    return wording.error(error, job_id)
 
 
-def choices(*, interactive: bool) -> Outputs:
-    """Let mode and models be changed, or not."""
-    return (gr.update(interactive=interactive),) * CHOICES
+def choices(battle: Battle | None) -> Outputs:
+    """Set mode and models to those of a battle, and let them be changed if there is none."""
+    if battle is None:
+        return (gr.update(interactive=True),) * CHOICES
+    if battle.anonymous:
+        mode, models = "anonymous", [gr.update(interactive=False)] * len(SIDES)
+    else:
+        mode = "named"
+        models = [
+            gr.update(visible=True, choices=[name], value=name, interactive=False)
+            for name in (chat.model for chat in battle.conversations)
+        ]
+    return (gr.update(value=mode, interactive=False), *models)
+
+
+def parameters(battle: Battle) -> Outputs:
+    """Set what was chosen when the battle was last asked on."""
+    chosen = battle.left.sampling
+    return (chosen.temperature, chosen.top_p, chosen.max_tokens)
 
 
 def dropdown(names: tuple[str, ...], value: str | None) -> Any:
@@ -59,35 +84,55 @@ def dropdown(names: tuple[str, ...], value: str | None) -> Any:
     return gr.update(visible=True, choices=choices, value=value)
 
 
-def names(battle: Battle) -> Outputs:
+def names(battle: Battle | None) -> Outputs:
     """The headings of both sides."""
-    told = {side: _name(battle.chats.get(side), battle.hidden) for side in SIDES}
-    return tuple(f"<h2>{side.capitalize()}: {escape(told[side])}</h2>" for side in SIDES)
+    return tuple(f"<h2>{side.capitalize()}: {escape(_name(battle, side))}</h2>" for side in SIDES)
 
 
-def _name(chat: Chat | None, hidden: bool) -> str:
-    if chat is None:
+def _name(battle: Battle | None, side: Side) -> str:
+    if battle is None:
         return "no model yet"
-    if hidden:
+    if battle.hidden:
         return "name hidden until you vote"
+    chat = battle.chat(side)
     return chat.last.model if chat.last else chat.model
 
 
-def shown(battle: Battle, lines: dict[Side, str]) -> Outputs:
-    """Show a battle, with the line of each side that has one."""
-    chats = (render(battle.chats[side]) if battle.chats else [] for side in SIDES)
-    told = (lines.get(side, "") for side in SIDES)
-    return (*names(battle), *chats, *told, "", *buttons(battle.phase))
+def shown(
+    battle: Battle | None, line: str | None = None, lines: Mapping[Side, str] | None = None
+) -> Outputs:
+    """Show a battle, with other lines than those of its last answers if there are some."""
+    chats = (render(battle.chat(side)) if battle else [] for side in SIDES)
+    of_sides = {side: _last(battle, side) for side in SIDES} | dict(lines or {})
+    line = line_of_phase(battle) if line is None else line
+    marked = str(Bookmark.of(battle)) if battle else ""
+    return (*names(battle), *chats, *of_sides.values(), line, marked, *buttons(phase_of(battle)))
 
 
-def refused(battle: Battle, failure: Exception) -> Outputs:
+def _last(battle: Battle | None, side: Side) -> str:
+    if battle is None:
+        return ""
+    chat = battle.chat(side)
+    if chat.last and chat.last.error:
+        return told(chat.last.error, battle, chat.last.job)
+    return wording.last(chat)
+
+
+def line_of_phase(battle: Battle | None) -> str:
+    """What there is to know of both answers."""
+    if battle and battle.vote:
+        return wording.note(f"Your vote: {VOTES[battle.vote]}.")
+    return wording.note(NO_VOTE) if phase_of(battle) == "failed" else ""
+
+
+def refused(failure: Exception) -> Outputs:
     """Tell what went wrong, and leave what is shown as it is."""
-    return (*unchanged(6), line_of(failure), *buttons(battle.phase))
+    return (*unchanged(6), line_of(failure), *unchanged(1 + BUTTONS))
 
 
 def buttons(phase: Phase) -> Outputs:
     """Switch the buttons on and off: a vote only when both have answered, and once."""
     ended = phase in ("answered", "failed")
     on = (phase != "answering", phase == "answering", ended, ended or phase == "voted")
-    votes = (phase == "answered",) * len(OUTCOMES)
+    votes = (phase == "answered",) * len(VOTES)
     return tuple(gr.update(interactive=each) for each in (*on, *votes))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from frontend.ui.history import History
+from frontend.ui.shown import Outputs
 
+KEEP_ADDRESS = Path(__file__).with_name("address.js").read_text()
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -34,16 +38,15 @@ class ChatsPanel:
             with gr.Row():
                 self.share = gr.Button("Share", size="sm", min_width=72, interactive=False)
                 self.revoke = gr.Button("Stop sharing", size="sm", min_width=72, visible=False)
-                self.delete = gr.Button("Delete", size="sm", min_width=72, interactive=False)
-            with gr.Row(visible=False) as self.asks:
-                self.really = gr.Button("Delete for good", variant="stop", size="sm", min_width=72)
-                self.keep = gr.Button("Keep", size="sm", min_width=72)
+                self.delete = Deletion.button()
+            self.deletion = Deletion(self.delete)
 
     def connect(
         self, history: History, bookmark: gr.Textbox, line: gr.HTML, shown: list[Any]
     ) -> None:
         """Set the events up."""
-        menu = [self.title, self.link, self.files, self.share, self.revoke, self.delete, self.asks]
+        menu = [self.title, self.link, self.files, self.share, self.revoke, self.delete]
+        menu += [self.deletion.asks]
         bookmark.change(history.refresh, [bookmark, self.search], [self.list, *menu], **QUIET)
         self.search.change(history.search, [bookmark, self.search], [self.list], **QUIET)
         changes = (
@@ -53,6 +56,27 @@ class ChatsPanel:
         )
         for event, handler, inputs in changes:
             event(handler, inputs, [line, bookmark], **QUIET)
-        self.delete.click(lambda: gr.update(visible=True), None, [self.asks], **QUIET)
-        self.keep.click(lambda: gr.update(visible=False), None, [self.asks], **QUIET)
-        self.really.click(history.delete, [bookmark], shown, **QUIET)
+        self.deletion.connect(history.delete, bookmark, shown)
+
+
+class Deletion:
+    """The question whether to delete what is open, under the button that asks for it."""
+
+    def __init__(self, button: gr.Button) -> None:
+        self._button = button
+        with gr.Row(visible=False) as self.asks:
+            self._really = gr.Button("Delete for good", variant="stop", size="sm", min_width=72)
+            self._keep = gr.Button("Keep", size="sm", min_width=72)
+
+    @staticmethod
+    def button() -> gr.Button:
+        """Make the button where it belongs."""
+        return gr.Button("Delete", size="sm", min_width=72, interactive=False)
+
+    def connect(
+        self, delete: Callable[..., Outputs], bookmark: gr.Textbox, shown: list[Any]
+    ) -> None:
+        """Set the events up; `delete` takes the bookmark and gives what is shown."""
+        self._button.click(lambda: gr.update(visible=True), None, [self.asks], **QUIET)
+        self._keep.click(lambda: gr.update(visible=False), None, [self.asks], **QUIET)
+        self._really.click(delete, [bookmark], shown, **QUIET)

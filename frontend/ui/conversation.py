@@ -9,14 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.conversation import Chat
+from broker.conversation import Chat, Kept
 
 Phase = Literal["empty", "answering", "answered", "failed", "voted"]
 
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """Which chat a tab shows, and which version of it; the browser keeps it as `ID:VERSION`."""
+    """Which chat or battle a tab shows, and which version; the browser keeps it as `ID:VERSION`."""
 
     chat: str = ""
     version: int = 0
@@ -28,9 +28,9 @@ class Bookmark:
         return cls(found[1], int(found[2])) if found else cls()
 
     @classmethod
-    def of(cls, chat: Chat) -> Bookmark:
+    def of(cls, record: Kept) -> Bookmark:
         """The bookmark of a tab that shows this."""
-        return cls(chat.id, chat.version) if chat.version else cls()
+        return cls(record.id, record.version) if record.version else cls()
 
     def __str__(self) -> str:
         return f"{self.chat}:{self.version}" if self.chat else ""

@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 
 from broker.chats import Entry
-from broker.conversation import Chat, new_chat
+from broker.conversation import Chat, Kind, new_chat
 from broker.errors import HeliographError
 from frontend.service import Service
 from frontend.ui import wording
@@ -46,7 +46,9 @@ class History:
             return wording.error(failure.body)
         wanted = (words or "").casefold().split()
         found = [each for each in entries if all(word in each.title.casefold() for word in wanted)]
-        return as_list(found, Bookmark.parse(bookmark).chat, bool(entries))
+        if entries and not found:
+            return wording.note("No title has these words.")
+        return as_list(found, Bookmark.parse(bookmark).chat, "chat")
 
     def rename(self, bookmark: str | None, title: str | None, request: gr.Request) -> Outputs:
         """Give the open chat another title. Gives line and bookmark."""
@@ -86,16 +88,16 @@ class History:
         return (gr.skip(), str(Bookmark.of(chat)) if chat.version == was.version + 1 else gr.skip())
 
 
-def as_list(entries: Iterable[Entry], open_id: str, has_any: bool) -> str:
-    """Chats as links, the open one marked."""
+def as_list(entries: Iterable[Entry], open_id: str, kind: Kind) -> str:
+    """Records of a kind as links, the open one marked."""
     items = "".join(
-        f'<li><a href="?chat={each.id}"{_CURRENT if each.id == open_id else ""} '
+        f'<li><a href="?{kind}={each.id}"{_CURRENT if each.id == open_id else ""} '
         f'dir="auto">{escape(each.title)}</a></li>'
         for each in entries
     )
     if not items:
-        return wording.note("No title has these words." if has_any else "No chats yet.")
-    return f'<nav aria-label="Chats"><ul class="chats">{items}</ul></nav>'
+        return wording.note(f"No {kind}s yet.")
+    return f'<nav aria-label="{kind.capitalize()}s"><ul class="chats">{items}</ul></nav>'
 
 
 _CURRENT = ' aria-current="page"'

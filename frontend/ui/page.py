@@ -14,7 +14,7 @@ from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_page import BattlePage
-from frontend.ui.chats_panel import QUIET, ChatsPanel
+from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
@@ -27,7 +27,6 @@ EXAMPLES = (
     (HERE / "examples" / "five-shapes.png", "How many shapes are there?"),
 )
 
-KEEP_ADDRESS = (HERE / "address.js").read_text()
 REFRESH_S = 5.0
 MAX_STREAMS = 200
 """Answers that one process shows at a time; the readers of others wait, their jobs do not."""

@@ -33,6 +33,9 @@ POLICY: Final = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+_OWNED: Final = ("/", "/battle")
+"""Pages that show what belongs to a browser."""
+
 _MAGIC: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
@@ -79,7 +82,7 @@ class OwnerCookie:
                 MutableHeaders(scope=message).append("Set-Cookie", response.headers["Set-Cookie"])
             await send(message)
 
-        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in _OWNED
         await self._app(scope, receive, add_cookie if is_page else send)
 
 

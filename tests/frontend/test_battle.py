@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,11 @@ from broker.conversation import Chat
 from broker.errors import ContextLengthExceeded, InvalidRequest, NoLiveWorker, WorkerFailed
 from broker.events import End, EventId, Timings, Usage
 from broker.messages import GenerateRequest, ModelInfo
+from broker.side_by_side import SIDES, Battle, new_battle
 from broker.strengths import standings
 from frontend.ui import leaderboard_table
 from frontend.ui.answer import Update
-from frontend.ui.battle import Battle, begin, choose, draw, drawable, masked
+from frontend.ui.battle import ask_on, choose, draw, drawable, masked, phase_of
 
 SHA = "0" * 64
 END = End(EventId(1, 9), "", (), "stop", Usage(1, 1), Timings(0.0, 0.1, 0.2))
@@ -25,16 +27,22 @@ def info(name: str, *, ready: int = 1, images: bool = True) -> ModelInfo:
     return ModelInfo(name, 1, ready, 1, 0, 0, 100, images, 1.0, 1.0)
 
 
-def answer(battle: Battle, left: str, right: str) -> None:
-    for side, text in (("left", left), ("right", right)):
-        chat = battle.chats[side]  # type: ignore[index]
-        job = GenerateRequest(id=f"{side}-job", model="m", messages=chat.messages, created_s=0.0)
-        sent = chat.send(job)
-        assert sent.last
+def begin(*, anonymous: bool = True) -> Battle:
+    return new_battle("me", "a", "b", anonymous=anonymous)
+
+
+def answered(battle: Battle, *texts: str, job: str = "job") -> Battle:
+    """The battle with what both sides say; an empty text is a failure."""
+    for side, text in zip(SIDES, texts, strict=True):
+        messages = battle.chat(side).messages
+        request = GenerateRequest(id=f"{side}-{job}", model="m", messages=messages, created_s=0.0)
+        battle = battle.send(side, request)
         finish = END if text else None
         error = None if text else WorkerFailed("It broke.").body
-        update = Update(text, end=finish, error=error)
-        battle.chats[side] = sent.with_last(update.added_to(sent.last))  # type: ignore[index]
+        last: Any = battle.chat(side).last
+        told = Update(text, end=finish, error=error).added_to(last)
+        battle = battle.model_copy(update={side: battle.chat(side).with_last(told)})
+    return battle
 
 
 def said(chat: Chat) -> list[tuple[str, str]]:
@@ -42,39 +50,37 @@ def said(chat: Chat) -> list[tuple[str, str]]:
 
 
 def test_both_chats_go_on_with_the_same_questions_and_answers_of_their_own() -> None:
-    assert Battle().phase == "empty"
-    battle = begin("a", "b", hidden=True)
-    assert (battle.phase, [chat.model for chat in battle.chats.values()]) == ("empty", ["a", "b"])
-    battle = battle.ask("one", (SHA,))
-    assert [chat.images for chat in battle.chats.values()] == [(SHA,), (SHA,)]
-    answer(battle, "A", "B")
-    assert battle.phase == "answered"
-    battle.voted = True
-    assert battle.phase == "voted"
-    battle = battle.ask("two", ())
-    assert said(battle.chats["left"]) == [("user", "one"), ("assistant", "A"), ("user", "two")]
-    assert said(battle.chats["right"]) == [("user", "one"), ("assistant", "B"), ("user", "two")]
-    answer(battle, "A", "B")
-    assert battle.phase == "answered"
-    assert said(battle.with_each(Chat.ask_again).chats["left"])[-1] == ("user", "two")
+    assert (phase_of(None), phase_of(begin())) == ("empty", "empty")
+    assert [chat.model for chat in begin().conversations] == ["a", "b"]
+    battle = ask_on(begin(), "one", (SHA,))
+    assert [chat.images for chat in battle.conversations] == [(SHA,), (SHA,)]
+    battle = answered(battle, "A", "B")
+    assert (phase_of(battle), battle.hidden, battle.vote) == ("answered", True, None)
+    battle = battle.with_vote("left-job", "tie").with_vote("left-job", "left")
+    assert (phase_of(battle), battle.hidden, battle.vote) == ("voted", False, "tie")
+    battle = ask_on(battle, "two", ())
+    assert said(battle.left) == [("user", "one"), ("assistant", "A"), ("user", "two")]
+    assert said(battle.right) == [("user", "one"), ("assistant", "B"), ("user", "two")]
+    battle = answered(battle, "A", "B", job="next")
+    assert (phase_of(battle), battle.hidden, battle.vote) == ("answered", False, None)
+    assert said(battle.with_each(Chat.ask_again).left)[-1] == ("user", "two")
+    assert not begin(anonymous=False).hidden
 
 
 def test_a_question_that_one_failed_at_is_left_out_of_both_chats() -> None:
-    battle = begin("a", "b", hidden=False).ask("one", ())
-    answer(battle, "A", "")
-    assert battle.phase == "failed"
-    for chat in battle.ask("two", ()).chats.values():
+    battle = answered(ask_on(begin(), "one", ()), "A", "")
+    assert phase_of(battle) == "failed"
+    for chat in ask_on(battle, "two", ()).conversations:
         assert said(chat) == [("user", "two")]
 
 
 def test_a_battle_is_on_while_one_side_answers() -> None:
-    battle = begin("a", "b", hidden=False).ask("one", ())
-    answer(battle, "A", "B")
-    left = battle.chats["left"]
-    job = GenerateRequest(id="next", model="m", messages=left.messages, created_s=0.0)
-    battle.chats["left"] = left.ask_again().send(job)
-    assert battle.phase == "answering"
-    assert [each.job for each in battle.under_way] == ["next"]
+    battle = answered(ask_on(begin(), "one", ()), "A", "B")
+    job = GenerateRequest(id="next", model="m", messages=battle.left.messages, created_s=0.0)
+    left = battle.left.ask_again().send(job)
+    battle = battle.model_copy(update={"left": left})
+    assert phase_of(battle) == "answering"
+    assert [each.job for each in battle.running] == ["next"]
 
 
 def test_every_pair_and_order_is_drawn() -> None:

@@ -1,0 +1,74 @@
+"""What follows the fleet and the votes while the page "Side by side" is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+from broker.battles import Duels
+from broker.errors import HeliographError
+from broker.messages import ModelInfo
+from broker.strengths import standings
+from frontend.service import Service
+from frontend.ui import leaderboard_table, wording
+from frontend.ui.battle import drawable, too_few
+from frontend.ui.battle_shown import dropdown
+from frontend.ui.shown import Outputs, unchanged
+
+Mode = Literal["anonymous", "named"]
+
+
+@dataclass(slots=True)
+class Seen:
+    """The models and votes that a tab shows already; who loses it is sent them again."""
+
+    models: tuple[str, ...] | None = None
+    duels: Duels | None = None
+
+
+class BattleLive:
+    """The models to choose from, and the leaderboard."""
+
+    def __init__(self, service: Service) -> None:
+        """Use the service."""
+        self._service = service
+
+    def models(self, seen: Seen, mode: Mode, left: str | None, right: str | None) -> Outputs:
+        """Bring the models up to date. Gives both dropdowns and the notice.
+
+        No name leaves for a page whose battles are anonymous.
+        """
+        try:
+            live = tuple(info.name for info in self._service.models())
+            able = len(ready(self._service))
+        except HeliographError as failure:
+            return (*unchanged(2), wording.error(failure.body))
+        notice = wording.note(too_few(able)) if able < 2 else ""
+        if mode != "named":
+            seen.models = None
+            hidden = gr.update(visible=False, choices=[], value=None)
+            return (hidden, hidden, notice)
+        if live == seen.models:
+            return (*unchanged(2), notice)
+        seen.models = live
+        first, second = (*live, None, None)[:2]
+        return (dropdown(live, left or first), dropdown(live, right or second), notice)
+
+    def board(self, seen: Seen) -> Any:
+        """Bring the leaderboard up to date."""
+        try:
+            duels = self._service.duels()
+        except HeliographError as failure:
+            seen.duels = None
+            return wording.error(failure.body)
+        if duels == seen.duels:
+            return gr.skip()
+        seen.duels = duels
+        return leaderboard_table.tables(standings(duels))
+
+
+def ready(service: Service) -> list[ModelInfo]:
+    """The models that may be drawn."""
+    return drawable(service.models(), service.fleet.groups)
