@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
 
 import gradio as gr
 
 from broker.conversation import Chat
-from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest, JobNotFound
+from broker.errors import ChatChanged, ErrorBody, HeliographError
 from broker.feedback import Outcome
 from broker.readers import new_reader
 from broker.side_by_side import SIDES, Battle, Side, new_battle
@@ -38,6 +37,7 @@ from frontend.ui.battle_shown import (
     told,
     without_name,
 )
+from frontend.ui.battle_votes import vote
 from frontend.ui.conversation import Bookmark
 from frontend.ui.judge import Judge
 from frontend.ui.markup import render
@@ -46,11 +46,6 @@ from frontend.ui.shown import Outputs, body_of, line_of, owner, sampling_of, unc
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
-
-_TOO_OLD: Final = (
-    "These answers are more than a day old and cannot be compared any more. Regenerate asks both "
-    "again."
-)
 
 
 class BattleHandlers:
@@ -308,36 +303,13 @@ class BattleHandlers:
                 battle = self._as_shown(bookmark, request)
                 if battle is None or phase_of(battle) != "answered":
                     return unchanged(SHOWN)
-                voted = self._vote(battle, outcome, request.client.host if request.client else "")
+                ip = request.client.host if request.client else ""
+                voted = vote(self._service, battle, outcome, ip)
             except Exception as failure:
                 return self._refuse(bookmark, request, failure)
             return shown(voted, wording.note("Thanks, your vote is noted."))
 
         return cast
-
-    def _vote(self, battle: Battle, outcome: Outcome, ip: str) -> Battle:
-        """Have a vote noted, and then what it is in the battle.
-
-        Raises:
-            ChatChanged: another vote counts, and is in the battle now.
-            InvalidRequest: the answers are too old.
-        """
-        left, right = (chat.last.job if chat.last else "" for chat in battle.conversations)
-        counted: Outcome | None = None
-        try:
-            self._service.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
-        except JobNotFound:
-            raise InvalidRequest(_TOO_OLD) from None
-        except InvalidRequest:
-            counted = self._service.compared(left, right)
-            if counted is None:
-                raise
-        voted = self._service.battles.change(
-            battle.owner, battle.id, lambda now: now.with_vote(left, counted or outcome)
-        )
-        if counted:
-            raise ChatChanged(voted.kind)
-        return voted
 
 
 def _seat(request: gr.Request, side: Side) -> str:

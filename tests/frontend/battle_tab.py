@@ -39,6 +39,24 @@ window.EventSource = class extends Source {
 """
 
 
+# Every state of each side's newest answer, as `_WATCH` of the chat page.
+_WATCH = """
+window.states = {left: [], right: []};
+const watch = (side) => {
+  const note = () => {
+    const bots = document.querySelectorAll(`#${side} [data-testid="bot"]`);
+    const text = bots.length ? bots[bots.length - 1].innerText.trim() : '';
+    const states = window.states[side];
+    if (text && text !== states[states.length - 1]) states.push(text);
+  };
+  new MutationObserver(note).observe(
+    document, {childList: true, subtree: true, characterData: true});
+};
+watch('left');
+watch('right');
+"""
+
+
 class BattleTab(ChatPage):
     """A tab that is open on the page."""
 
@@ -46,10 +64,37 @@ class BattleTab(ChatPage):
         self, browser: BrowserContext, address: str, *, width: int = 1100, height: int = 1100
     ) -> None:
         super().__init__(browser, address, width=width, height=height)
-        self.page.add_init_script(_LISTEN)
-        self.page.goto(f"{address}/battle")
+        self.page.add_init_script(_LISTEN + _WATCH)
+        self.document = ""
+        self.come_back("")
         expect(self.button("Send")).to_be_enabled(timeout=20_000)
         expect(self.name("left")).to_have_text("Left: no model yet", timeout=10_000)
+
+    def come_back(self, battle_id: str) -> None:
+        """Load a battle, or the page without one."""
+        query = f"?battle={battle_id}" if battle_id else ""
+        reply = self.page.goto(f"{self.address}/battle{query}")
+        assert reply is not None
+        self.document = reply.text()
+        self.errors.clear()  # Gradio logs the connections that a reload breaks off
+        expect(self.name("left")).to_contain_text("Left: ", timeout=20_000)
+
+    @property
+    def battle_id(self) -> str:
+        """The battle of the address, once it is there."""
+        shown = "new URLSearchParams(location.search).get('battle')"
+        return str(self.page.wait_for_function(shown).json_value())
+
+    def states(self, side: Literal["left", "right"]) -> list[str]:
+        """Every state of a side's newest answer since the page was loaded."""
+        states: list[str] = self.page.evaluate(f"window.states.{side}")
+        return states
+
+    def wait_for_words(self) -> None:
+        """Wait until both answers grow."""
+        self.page.wait_for_function(
+            "window.states.left.length >= 3 && window.states.right.length >= 3", timeout=30_000
+        )
 
     def name(self, side: Literal["left", "right"]) -> Locator:
         return self.page.locator(f"#{side} h2")
@@ -84,9 +129,9 @@ class BattleTab(ChatPage):
             expect(self.button(name)).to_be_enabled(enabled=name in names, timeout=timeout_ms)
 
     def received(self) -> str:
-        """All that the server has told, and the page as it is."""
+        """All that the server has told since the page was loaded, and the page as it is."""
         replies: Sequence[str] = self.page.evaluate("window.received")
-        return "".join(replies) + self.page.content()
+        return self.document + "".join(replies) + self.page.content()
 
     def row(self, model: str) -> list[str]:
         """The cells of a model in the leaderboard."""
