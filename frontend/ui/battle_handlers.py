@@ -62,22 +62,18 @@ class BattleHandlers:
         self._readers = TabReaders(service.readers)
 
     def open(self, request: gr.Request) -> Outputs:
-        """Show the battle of the address. Gives choices, parameters, what is shown, and resume.
-
-        What is resumed is any text that is not empty; the jobs themselves are not told.
-        """
+        """Show the battle of the address. Gives choices, parameters, and what is shown."""
         battle_id = dict(request.query_params).get("battle")
         if not battle_id:
-            return (*choices(None), *unchanged(PARAMETERS), *shown(None), "")
+            return (*choices(None), *unchanged(PARAMETERS), *shown(None))
         try:
             battle = self._service.battles.read(owner(request), battle_id)
         except Exception as failure:
-            return (*choices(None), *unchanged(PARAMETERS), *shown(None, line_of(failure)), "")
+            return (*choices(None), *unchanged(PARAMETERS), *shown(None, line_of(failure)))
         for side in SIDES:
             if under_way := battle.chat(side).under_way:
                 self._readers.arrive(_seat(request, side), under_way)
-        resume = battle.id if battle.running else ""
-        return (*choices(battle), *parameters(battle), *shown(battle), resume)
+        return (*choices(battle), *parameters(battle), *shown(battle))
 
     def ask(
         self,
@@ -157,7 +153,9 @@ class BattleHandlers:
         """Show why nothing was done, and the battle as it is if that is what the tab knew not."""
         if isinstance(failure, ChatChanged):
             try:
-                return shown(self._read(bookmark, request), line_of(failure))
+                now = self._read(bookmark, request)
+                # That it is voted on is what its own line tells.
+                return shown(now, None if phase_of(now) == "voted" else line_of(failure))
             except HeliographError as gone:
                 failure = gone
         return refused(failure)
@@ -307,7 +305,7 @@ class BattleHandlers:
                 voted = vote(self._service, battle, outcome, ip)
             except Exception as failure:
                 return self._refuse(bookmark, request, failure)
-            return shown(voted, wording.note("Thanks, your vote is noted."))
+            return shown(voted)
 
         return cast
 

@@ -46,13 +46,13 @@ class BattleLive:
         except HeliographError as failure:
             return (*unchanged(2), wording.error(failure.body))
         notice = wording.note(too_few(able)) if able < 2 else ""
-        if mode != "named":
-            seen.models = None
+        wanted = live if mode == "named" else None
+        if wanted == seen.models:
+            return (*unchanged(2), notice)
+        seen.models = wanted
+        if wanted is None:
             hidden = gr.update(visible=False, choices=[], value=None)
             return (hidden, hidden, notice)
-        if live == seen.models:
-            return (*unchanged(2), notice)
-        seen.models = live
         first, second = (*live, None, None)[:2]
         return (dropdown(live, left or first), dropdown(live, right or second), notice)
 

@@ -25,9 +25,7 @@ class BattlePage:
     def __init__(self, page: gr.Blocks, handlers: BattleHandlers, settings: Settings) -> None:
         self.seen = gr.State(Seen())
         # Kept by the browser, so that any process goes on with the battle.
-        self.bookmark, self.resume = (
-            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
-        )
+        self.bookmark = gr.Textbox("", visible="hidden", show_label=False, container=False)
         gr.HTML(
             "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
             '<a href="./">Chat</a>',
@@ -135,9 +133,10 @@ class BattlePage:
         again = self.regenerate.click(
             handlers.regenerate, [self.bookmark, *self.parameters], shown, **raw
         )
-        for then in (asked.then, again.then, self.resume.change):
+        self.opened = page.load(handlers.open, None, [*choices, *self.parameters, *shown], **QUIET)
+        for event in (asked, again, self.opened):
             for name, chat, line in zip(SIDES, self.chats, self.lines, strict=True):
-                then(
+                event.then(
                     handlers.stream(name),
                     [self.bookmark],
                     [chat, line],
@@ -157,13 +156,10 @@ class BattlePage:
             button.click(handlers.vote(outcome), [self.bookmark], shown, **QUIET)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.battles.connect(page, handlers.history, self.bookmark, [*choices, *shown])
-        self.opened = page.load(
-            handlers.open, None, [*choices, *self.parameters, *shown, self.resume], **QUIET
-        )
         page.unload(handlers.leave)
 
     def _keep_up(self, page: gr.Blocks, live: BattleLive) -> None:
-        for event in (self.opened.then, self.mode.change, gr.Timer(REFRESH_S).tick):
+        for event in (self.opened.then, self.mode.input, gr.Timer(REFRESH_S).tick):
             event(
                 live.models,
                 [self.seen, self.mode, *self.models],

@@ -121,7 +121,7 @@ def _last(battle: Battle | None, side: Side) -> str:
 def line_of_phase(battle: Battle | None) -> str:
     """What there is to know of both answers."""
     if battle and battle.vote:
-        return wording.note(f"Your vote: {VOTES[battle.vote]}.")
+        return wording.note(f"Thanks, your vote is noted: {VOTES[battle.vote]}.")
     return wording.note(NO_VOTE) if phase_of(battle) == "failed" else ""
 
 

@@ -90,8 +90,9 @@ class History:
 
 def as_list(entries: Iterable[Entry], open_id: str, kind: Kind) -> str:
     """Records of a kind as links, the open one marked."""
+    page = "battle" if kind == "battle" else ""
     items = "".join(
-        f'<li><a href="?{kind}={each.id}"{_CURRENT if each.id == open_id else ""} '
+        f'<li><a href="{page}?{kind}={each.id}"{_CURRENT if each.id == open_id else ""} '
         f'dir="auto">{escape(each.title)}</a></li>'
         for each in entries
     )

@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.frontend.chat_page import ChatPage
 
+OUTCOMES = ("left", "right", "tie", "bothbad")
 VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
 AFTER = ("Send", "Regenerate", "New round")
 HIDDEN = "name hidden until you vote"

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys, registry
-from tests.frontend.battle_tab import AFTER, HIDDEN, VOTES, BattleTab
+from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
 from tests.frontend.chat_page import chromium
 from tests.stack import Process, Stack, until
 
@@ -69,7 +69,7 @@ def test_an_anonymous_battle_tells_no_name_before_the_vote(
     assert "secret" not in tab.received()
 
     tab.button("Left is better").click()
-    expect(tab.line).to_have_text("Thanks, your vote is noted.")
+    expect(tab.line).to_have_text("Thanks, your vote is noted: Left is better.")
     tab.expect_enabled("Send", "New round")
     (vote,) = battles(stack)
     left, right = vote["left_model"], vote["right_model"]
@@ -125,10 +125,12 @@ def test_both_answer_again_and_of_two_votes_at_once_one_counts(
         """() => [...document.querySelectorAll('#votes button')].forEach((each) => each.click())"""
     )
     tab.expect_enabled("Send", "New round")
-    expect(tab.line).to_have_text("Thanks, your vote is noted.")
+    (vote,) = battles(stack)
+    counts = dict(zip(OUTCOMES, VOTES, strict=True))[vote["vote"]]
+    expect(tab.line).to_have_text(f"Thanks, your vote is noted: {counts}.")
     tab.ask("again")
     tab.expect_enabled(*AFTER, *VOTES)
-    (vote,) = battles(stack)
+    assert len(battles(stack)) == 1
     assert {vote["left_job"], vote["right_job"]}.isdisjoint(job.id for job in first.values())
     tab.close()
 
