@@ -15,7 +15,7 @@ from broker import jobs, keys
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
 from tests.frontend.chat_page import chromium
 from tests.frontend.test_battle_page import battles, newest, worker
-from tests.stack import Stack, embedded_valkey, until
+from tests.stack import Stack, until
 
 WORDS = 400
 SLOW = f"tokens_per_s=15&tokens={WORDS}"
@@ -31,25 +31,21 @@ def browser() -> Iterator[BrowserContext]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two models that take 27 s for an answer."""
-    folder = tmp_path_factory.mktemp("slow-stack")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
-        for name in MODELS:
-            worker(made, name, SLOW)
-        yield made
-        made.stop()
+@pytest.fixture
+def slow(stack: Stack) -> Stack:
+    """Two models that take 27 s for an answer, and no votes yet, whose leaderboard names models."""
+    for name in MODELS:
+        worker(stack, name, SLOW)
+    return stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def address(slow: Stack) -> str:
     return slow.ui()
 
 
-@pytest.fixture(scope="module")
-def other_address(slow: Stack, address: str) -> str:
+@pytest.fixture
+def other_address(slow: Stack) -> str:
     """The page of a second process over the same Redis."""
     return slow.ui()
 
@@ -171,8 +167,9 @@ def test_answers_that_ended_while_nobody_looked_are_there_after_the_process_died
     browser: BrowserContext, slow: Stack, other_address: str
 ) -> None:
     tab = BattleTab(browser, slow.ui())
+    dying = slow.processes[-1]
     opened = begin(tab)
-    slow.processes[-1].signal(signal.SIGKILL)
+    dying.signal(signal.SIGKILL)
     tab.page.close()
     started = [newest(slow, model).id for model in MODELS]
     until(
