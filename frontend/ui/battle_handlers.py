@@ -30,6 +30,7 @@ from frontend.ui.battle_shown import (
     SHOWN,
     buttons,
     choices,
+    chosen,
     line_of_phase,
     parameters,
     refused,
@@ -63,17 +64,19 @@ class BattleHandlers:
 
     def open(self, request: gr.Request) -> Outputs:
         """Show the battle of the address. Gives choices, parameters, and what is shown."""
-        battle_id = dict(request.query_params).get("battle")
-        if not battle_id:
-            return (*choices(None), *unchanged(PARAMETERS), *shown(None))
+        battle_id, line = dict(request.query_params).get("battle"), None
+        battle: Battle | None = None
         try:
-            battle = self._service.battles.read(owner(request), battle_id)
+            if battle_id:
+                battle = self._service.battles.read(owner(request), battle_id)
         except Exception as failure:
-            return (*choices(None), *unchanged(PARAMETERS), *shown(None, line_of(failure)))
+            line = line_of(failure)
+        if battle is None:
+            return (*choices(interactive=True), *unchanged(PARAMETERS), *shown(None, line))
         for side in SIDES:
             if under_way := battle.chat(side).under_way:
                 self._readers.arrive(_seat(request, side), under_way)
-        return (*choices(battle), *parameters(battle), *shown(battle))
+        return (*chosen(battle), *parameters(battle), *shown(battle))
 
     def ask(
         self,
@@ -106,7 +109,7 @@ class BattleHandlers:
             page = self._submit(asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
             return (*unchanged(2 + CHOICES), *self._refuse(bookmark, request, failure))
-        return ("", None, *choices(battle), *page)
+        return ("", None, *choices(interactive=False), *page)
 
     def regenerate(
         self,
@@ -291,7 +294,7 @@ class BattleHandlers:
 
     def begin_anew(self) -> Outputs:
         """Leave the battle. Gives message, pictures, choices and what is shown."""
-        return ("", None, *choices(None), *shown(None))
+        return ("", None, *choices(interactive=True), *shown(None))
 
     def vote(self, outcome: Outcome) -> Callable[[str | None, gr.Request], Outputs]:
         """Make the event of a vote button. It gives what is shown."""

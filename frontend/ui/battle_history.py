@@ -40,4 +40,4 @@ class BattleHistory:
             battles.delete(battle)
         except Exception as failure:
             return (*unchanged(CHOICES + 6), line_of(failure), *unchanged(SHOWN - 7))
-        return (*choices(None), *shown(None, wording.note("deleted")))
+        return (*choices(interactive=True), *shown(None, wording.note("deleted")))

@@ -57,19 +57,20 @@ def told(error: ErrorBody, battle: Battle, job_id: str) -> str:
     return wording.error(error, job_id)
 
 
-def choices(battle: Battle | None) -> Outputs:
-    """Set mode and models to those of a battle, and let them be changed if there is none."""
-    if battle is None:
-        return (gr.update(interactive=True),) * CHOICES
+def choices(*, interactive: bool) -> Outputs:
+    """Let mode and models be changed, or not."""
+    return (gr.update(interactive=interactive),) * CHOICES
+
+
+def chosen(battle: Battle) -> Outputs:
+    """Set mode and models to those of a battle; names of hidden ones are not told."""
     if battle.anonymous:
-        mode, models = "anonymous", [gr.update(interactive=False)] * len(SIDES)
-    else:
-        mode = "named"
-        models = [
-            gr.update(visible=True, choices=[name], value=name, interactive=False)
-            for name in (chat.model for chat in battle.conversations)
-        ]
-    return (gr.update(value=mode, interactive=False), *models)
+        return (gr.update(value="anonymous", interactive=False), *unchanged(len(SIDES)))
+    models = (
+        gr.update(visible=True, choices=[chat.model], value=chat.model, interactive=False)
+        for chat in battle.conversations
+    )
+    return (gr.update(value="named", interactive=False), *models)
 
 
 def parameters(battle: Battle) -> Outputs:

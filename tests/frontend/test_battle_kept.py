@@ -223,7 +223,12 @@ def test_what_was_chosen_is_there_again(tab: BattleTab, slow: Stack, tmp_path: P
     tab.button("New round").click()
     expect(tab.name("left")).to_have_text("Left: no model yet")
     tab.page.wait_for_function("!location.search.includes('battle=')")
-    expect(tab.page.get_by_label("Left model", exact=True)).to_be_enabled()
+    tab.choose(*MODELS)
+    tab.ask("And now?")
+    tab.wait_for_words()
+    tab.button("Stop").click()
+    tab.button("New round").click()
+    tab.choose(*reversed(MODELS))
 
 
 def test_battles_are_listed_deleted_and_nobody_elses(tab: BattleTab, address: str) -> None:
