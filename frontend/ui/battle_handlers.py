@@ -14,7 +14,7 @@ from pathlib import Path
 import gradio as gr
 
 from broker.conversation import Chat
-from broker.errors import ChatChanged, ErrorBody, HeliographError
+from broker.errors import ChatChanged, HeliographError
 from broker.feedback import Outcome
 from broker.readers import new_reader
 from broker.side_by_side import SIDES, Battle, Side, new_battle
@@ -44,6 +44,7 @@ from frontend.ui.judge import Judge
 from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
 from frontend.ui.shown import Outputs, body_of, line_of, owner, sampling_of, unchanged
+from frontend.ui.stopping import fail, stop
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class BattleHandlers:
         if not (words.strip() or pictures):
             return unchanged(2 + CHOICES + SHOWN)
         try:
-            battle = self._as_shown(bookmark, request)
+            battle = self._read(bookmark, request)
+            _check(battle, bookmark)
             if battle and battle.running:
                 return unchanged(2 + CHOICES + SHOWN)
             images = tuple(self._uploads.store(picture) for picture in pictures or ())
@@ -121,7 +123,8 @@ class BattleHandlers:
     ) -> Outputs:
         """Have both answer the last question again. Gives what is shown."""
         try:
-            battle = self._as_shown(bookmark, request)
+            battle = self._read(bookmark, request)
+            _check(battle, bookmark)
             if battle is None or phase_of(battle) not in ("answered", "failed"):
                 return unchanged(SHOWN)
             asked = battle.with_each(Chat.ask_again)
@@ -141,24 +144,11 @@ class BattleHandlers:
         battle_id = Bookmark.parse(bookmark).chat
         return self._service.battles.read(owner(request), battle_id) if battle_id else None
 
-    def _as_shown(self, bookmark: str | None, request: gr.Request) -> Battle | None:
-        """The battle of a tab, if it has one.
-
-        Raises:
-            ChatChanged: it is not as the tab shows it any more.
-        """
-        battle = self._read(bookmark, request)
-        if battle and battle.version != Bookmark.parse(bookmark).version:
-            raise ChatChanged(battle.kind)
-        return battle
-
     def _refuse(self, bookmark: str | None, request: gr.Request, failure: Exception) -> Outputs:
         """Show why nothing was done, and the battle as it is if that is what the tab knew not."""
         if isinstance(failure, ChatChanged):
             try:
-                now = self._read(bookmark, request)
-                # That it is voted on is what its own line tells.
-                return shown(now, None if phase_of(now) == "voted" else line_of(failure))
+                return shown(self._read(bookmark, request), line_of(failure))
             except HeliographError as gone:
                 failure = gone
         return refused(failure)
@@ -233,27 +223,17 @@ class BattleHandlers:
                     line = wording.note(update.line)
                     if update.error:
                         line = told(update.error, battle, last.job)
-                        self._fail(battle, last.job, update.error)
+                        fail(self._service, self._service.battles, battle, last.job, update.error)
                     yield render(battle.chat(side).with_last(last)), line
             except Exception as failure:
                 error = body_of(failure, last.job)
                 last = last.fail(error)
-                self._fail(battle, last.job, error)
+                fail(self._service, self._service.battles, battle, last.job, error)
                 yield gr.skip(), told(error, battle, last.job)
             finally:
                 self._readers.end(seat, has_ended=last.has_ended)
 
         return show
-
-    def _fail(self, battle: Battle, job_id: str, error: ErrorBody) -> None:
-        """Note in the battle that an answer has failed; nobody shall go on with it."""
-        self._cancel(job_id)
-        try:
-            self._service.battles.change(
-                battle.owner, battle.id, lambda now: now.fail(job_id, error)
-            )
-        except HeliographError as failure:
-            log.warning("how job %s failed is not in its battle: %s", job_id, failure)
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Tell what may be done now. Gives the page's line, the bookmark and the buttons."""
@@ -278,19 +258,13 @@ class BattleHandlers:
         except HeliographError as failure:
             log.warning("a battle could not be stopped: %s", failure)
             return
-        for under_way in battle.running if battle else ():
-            self._cancel(under_way.job)
+        if battle:
+            stop(self._service, battle)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
         for side in SIDES:
             self._readers.end(_seat(request, side))
-
-    def _cancel(self, job_id: str) -> None:
-        try:
-            self._service.cancel(job_id)
-        except HeliographError as failure:
-            log.warning("job %s could not be cancelled: %s", job_id, failure)
 
     def begin_anew(self) -> Outputs:
         """Leave the battle. Gives message, pictures, choices and what is shown."""
@@ -301,7 +275,10 @@ class BattleHandlers:
 
         def cast(bookmark: str | None, request: gr.Request) -> Outputs:
             try:
-                battle = self._as_shown(bookmark, request)
+                battle = self._read(bookmark, request)
+                if phase_of(battle) == "voted":
+                    return shown(battle)
+                _check(battle, bookmark)
                 if battle is None or phase_of(battle) != "answered":
                     return unchanged(SHOWN)
                 ip = request.client.host if request.client else ""
@@ -311,6 +288,12 @@ class BattleHandlers:
             return shown(voted)
 
         return cast
+
+
+def _check(battle: Battle | None, bookmark: str | None) -> None:
+    """Raise ChatChanged if the tab shows another version."""
+    if battle and battle.version != Bookmark.parse(bookmark).version:
+        raise ChatChanged(battle.kind)
 
 
 def _seat(request: gr.Request, side: Side) -> str:

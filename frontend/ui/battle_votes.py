@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from broker.errors import ChatChanged, InvalidRequest, JobNotFound
+from broker.errors import InvalidRequest, JobNotFound
 from broker.feedback import Outcome
 from broker.side_by_side import Battle
 from frontend.service import Service
@@ -16,17 +16,16 @@ _TOO_OLD: Final = (
 
 
 def vote(service: Service, battle: Battle, outcome: Outcome, ip: str = "") -> Battle:
-    """Have a vote on the last two answers noted; return the battle that has it.
+    """Have a vote on the last two answers noted; return the battle with the vote that counts.
 
-    The log of votes decides which one counts; a battle whose vote got no further than there, as the
+    The log of votes decides which one does. A battle whose vote got no further than there, as the
     process died, is given it with the next try.
 
     Raises:
-        ChatChanged: another vote counts, and is in the battle now.
         InvalidRequest: the answers are too old.
     """
     left, right = (chat.last.job if chat.last else "" for chat in battle.conversations)
-    earlier: Outcome | None = None
+    counts = outcome
     try:
         service.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
     except JobNotFound:
@@ -35,8 +34,5 @@ def vote(service: Service, battle: Battle, outcome: Outcome, ip: str = "") -> Ba
         earlier = service.compared(left, right)
         if earlier is None:
             raise
-    counts = earlier or outcome
-    voted = service.battles.change(battle.owner, battle.id, lambda now: now.with_vote(left, counts))
-    if earlier:
-        raise ChatChanged(voted.kind)
-    return voted
+        counts = earlier
+    return service.battles.change(battle.owner, battle.id, lambda now: now.with_vote(left, counts))

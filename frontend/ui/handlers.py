@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from broker.conversation import Chat, new_chat
-from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
+from broker.errors import ChatChanged, HeliographError, InvalidRequest
 from broker.feedback import Vote
 from broker.readers import new_reader
 from frontend.service import Service
@@ -42,6 +42,7 @@ from frontend.ui.shown import (
     shown,
     unchanged,
 )
+from frontend.ui.stopping import fail, stop
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
@@ -230,22 +231,14 @@ class Handlers:
                 told = update.added_to(told)
                 if update.error:
                     line = wording.error(update.error, job.id)
-                    self._fail(chat, job.id, update.error)
+                    fail(self._service, self._service.chats, chat, job.id, update.error)
                 yield render(chat.with_last(told)), line
         except Exception as failure:
             has_ended = True
-            self._fail(chat, told.job, body_of(failure, told.job))
+            fail(self._service, self._service.chats, chat, told.job, body_of(failure, told.job))
             yield gr.skip(), line_of(failure, told.job)
         finally:
             self._readers.end(tab, has_ended=has_ended)
-
-    def _fail(self, chat: Chat, job_id: str, error: ErrorBody) -> None:
-        """Note in the chat that its last answer has failed; nobody shall go on with it."""
-        self._cancel(job_id)
-        try:
-            self._service.chats.change(chat.owner, chat.id, lambda now: now.fail(job_id, error))
-        except HeliographError as failure:
-            log.warning("how job %s failed is not in its chat: %s", job_id, failure)
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Set the buttons to what may be done now. Gives bookmark and buttons."""
@@ -264,18 +257,11 @@ class Handlers:
         except HeliographError as failure:
             log.warning("an answer could not be stopped: %s", failure)
             return
-        if chat.under_way:
-            self._cancel(chat.under_way.job)
+        stop(self._service, chat)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
         self._readers.end(request.session_hash or "")
-
-    def _cancel(self, job_id: str) -> None:
-        try:
-            self._service.cancel(job_id)
-        except HeliographError as failure:
-            log.warning("job %s could not be cancelled: %s", job_id, failure)
 
     def clear(self) -> Outputs:
         """Begin a new chat. Gives message, picture and what is shown."""
