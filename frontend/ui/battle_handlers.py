@@ -91,7 +91,7 @@ class BattleHandlers:
         if battle.phase == "answering" or not (words.strip() or pictures):
             return unchanged(2 + CHOICES + SHOWN)
         try:
-            images = tuple(self._uploads.store(picture) for picture in pictures or ())
+            images = self._uploads.store(pictures or ())
             if battle.phase == "empty":
                 battle = self._begin(mode, left, right, sees=bool(images))
             asked = battle.ask(words, images)

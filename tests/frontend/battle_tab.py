@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,30 +13,6 @@ VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
 AFTER = ("Send", "Regenerate", "New round")
 HIDDEN = "name hidden until you vote"
 
-# Every reply of the server, in `window.received`; streams piece by piece.
-_LISTEN = """
-window.received = [];
-const ask = window.fetch;
-window.fetch = async (...request) => {
-  const reply = await ask(...request);
-  const copy = reply.clone();
-  (async () => {
-    if (!copy.body) return;
-    const reader = copy.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let piece = await reader.read(); !piece.done; piece = await reader.read())
-      window.received.push(piece.value);
-  })().catch(() => {});  // the page itself breaks streams off
-  return reply;
-};
-const Source = window.EventSource;
-window.EventSource = class extends Source {
-  constructor(...address) {
-    super(...address);
-    this.addEventListener('message', (event) => window.received.push(event.data));
-  }
-};
-"""
-
 
 class BattleTab(ChatPage):
     """A tab that is open on the page."""
@@ -46,7 +21,7 @@ class BattleTab(ChatPage):
         self, browser: BrowserContext, address: str, *, width: int = 1100, height: int = 1100
     ) -> None:
         super().__init__(browser, address, width=width, height=height)
-        self.page.add_init_script(_LISTEN)
+        self.listen()
         self.page.goto(f"{address}/battle")
         expect(self.button("Send")).to_be_enabled(timeout=20_000)
         expect(self.name("left")).to_have_text("Left: no model yet", timeout=10_000)
@@ -82,11 +57,6 @@ class BattleTab(ChatPage):
         """Exactly these buttons can be pressed."""
         for name in (*AFTER, "Stop", *VOTES):
             expect(self.button(name)).to_be_enabled(enabled=name in names, timeout=timeout_ms)
-
-    def received(self) -> str:
-        """All that the server has told, and the page as it is."""
-        replies: Sequence[str] = self.page.evaluate("window.received")
-        return "".join(replies) + self.page.content()
 
     def row(self, model: str) -> list[str]:
         """The cells of a model in the leaderboard."""
