@@ -230,6 +230,8 @@ class Handlers:
             for update in answer.follow(self._service, job, lambda: len(self._readers), told):
                 has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
+                if update.end:
+                    line += wording.got(chat, update.end.usage)
                 told = update.added_to(told)
                 if update.error:
                     line = wording.error(update.error, job.id)
@@ -256,6 +258,8 @@ class Handlers:
             chat = self._read(bookmark, request)
         except HeliographError:
             return (gr.skip(), *buttons("failed"))
+        if not chat.version:  # nothing was asked, and meanwhile something may have been
+            return unchanged(1 + BUTTONS)
         # What nobody shows here any more may be taken up again.
         is_left = chat.under_way and (request.session_hash or "") not in self._readers
         return (str(Bookmark.of(chat)), *buttons("failed" if is_left else phase(chat)))

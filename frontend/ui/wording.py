@@ -11,7 +11,7 @@ from html import escape
 
 from broker.conversation import Chat
 from broker.errors import ErrorBody
-from broker.events import START, End
+from broker.events import START, End, SeenImage, Usage
 from broker.messages import WorkerInfo
 from frontend.line import Place
 
@@ -70,7 +70,35 @@ def last(chat: Chat) -> str:
     end = End(START, "", (), answer.finish, answer.usage, answer.timings)
     votes = {"upvote": "you voted it up", "downvote": "you voted it down", "flag": "you flagged it"}
     voted = [votes[answer.vote]] if answer.vote else []
-    return note(" · ".join((ending(end), *voted)))
+    return note(" · ".join((ending(end), *voted))) + got(chat, answer.usage)
+
+
+def got(chat: Chat, usage: Usage) -> str:
+    """What the model got of the chat's pictures, those of the last question one by one."""
+    if not usage.images:
+        return ""
+    count = len(chat.turns[-1].question.images)
+    before = len(usage.images) - count
+    tokens = sum(image.tokens for image in usage.images)
+    parts = [f"The model got {usage.prompt_tokens:,} tokens, {tokens:,} of them for pictures"]
+    if before:
+        tokens = sum(image.tokens for image in usage.images[:before])
+        parts.append(f"{before} of earlier turns: {_tokens(tokens)}")
+    for place, image in enumerate(usage.images[before:], 1):
+        parts.append(f"{f'picture {place}: ' if count > 1 else ''}{_shape(image)}")
+    return note(" · ".join(parts))
+
+
+def _shape(image: SeenImage) -> str:
+    sent = f"{image.width} x {image.height} pixels"
+    if image.tiles:
+        tile = f"{image.tile_width} x {image.tile_height}"
+        sent += f" as {tile}" if image.tiles == 1 else f" as {image.tiles} tiles of {tile}"
+    return f"{sent}, {_tokens(image.tokens)}"
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def ending(end: End) -> str:
@@ -78,7 +106,7 @@ def ending(end: End) -> str:
     count = end.usage.completion_tokens
     parts = []
     if count:
-        parts.append("1 token" if count == 1 else f"{count} tokens")
+        parts.append(_tokens(count))
         spent_s = end.timings.total_s - end.timings.first_token_s
         if count > 1 and spent_s > 0:
             parts.append(f"{(count - 1) / spent_s:.0f} tokens/s")

@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_play
 
 from tests.stack import until
 
+expect.set_options(timeout=15_000)  # a busy machine takes its time
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-gpu"]
 
 # Every state of the newest answer, kept by the browser itself: polling would miss some.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from playwright.sync_api import expect
@@ -29,7 +30,7 @@ def test_a_person_asks_about_scenes_and_gets_the_right_answers(demo_stack: Stack
         expect(chat.answers).to_have_count(2, timeout=60_000)
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         expect(chat.answers.last).to_contain_text("four")
-        expect(chat.line).to_contain_text("tokens")
+        expect(chat.line).to_contain_text("The model got")
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
         chat.page.screenshot(path=SCREENSHOT, animations="disabled")
 
@@ -38,4 +39,40 @@ def test_a_person_asks_about_scenes_and_gets_the_right_answers(demo_stack: Stack
         expect(chat.answers).to_have_count(3, timeout=60_000)
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         expect(chat.answers.last).to_contain_text("five")
+        chat.close()
+
+
+def test_it_tells_two_pictures_of_one_message_apart_and_what_it_got_of_them(
+    demo_stack: Stack,
+) -> None:
+    examples = ROOT / "frontend" / "ui" / "examples"
+    with chromium() as browser:
+        chat = ChatPage(browser, demo_stack.ui()).open(model="heliograph-demo")
+        chat.set_slider("Temperature", 0)
+        chat.set_slider("Max input tiles", 8)
+        chat.upload(examples / "four-shapes.png", examples / "five-shapes.png")
+        chat.ask("How many shapes are in the first picture?")
+        chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
+        expect(chat.answers).to_have_text("four")
+        line = chat.line.inner_text()
+        told = re.search(
+            r"The model got (\d+) tokens, (\d+) of them for pictures · picture 1: "
+            r"336 x 336 pixels as 5 tiles of 112 x 112, (\d+) tokens · picture 2: "
+            r"640 x 480 pixels as (\d) tiles of 112 x 112, (\d+) tokens",
+            line,
+        )
+        assert told, line
+        prompt, pictures, first, tiles, second = map(int, told.groups())
+        marks = 2  # of where a picture begins and ends
+        assert (first, second) == (5 * 16 + marks, tiles * 16 + marks)
+        assert prompt > pictures == first + second
+
+        chat.ask("How many shapes are in the second picture?")
+        expect(chat.answers).to_have_count(2, timeout=60_000)
+        chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
+        expect(chat.answers.last).to_have_text("five")
+        expect(chat.line).to_contain_text("2 of earlier turns")
+        chat.set_slider("Max input tiles", 2)
+        chat.button("Regenerate").click()
+        expect(chat.line).to_contain_text(f"2 of earlier turns: {2 * (16 + marks)} tokens")
         chat.close()

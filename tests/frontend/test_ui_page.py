@@ -106,12 +106,12 @@ def test_an_empty_message_changes_nothing(chat: ChatPage) -> None:
 
     until(asked, "the message is sent")
     chat.expect_buttons(*ANSWERED)
-    line = chat.page.locator("p.line").inner_text()
+    line = chat.line.locator("p").inner_text()
     chat.ask("  ")
     chat.button("Upvote").click()
     chat.expect_buttons("Send", "Regenerate", "Clear")
     expect(chat.answers).to_have_text("Something")
-    expect(chat.page.locator("p.line")).to_have_text(line)
+    expect(chat.line.locator("p")).to_have_text(line)
 
 
 def test_words_arrive_one_after_another_and_stop_keeps_them(
