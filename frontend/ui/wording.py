@@ -20,6 +20,9 @@ NO_MODEL = (
     "python -m workers; this page notices it within seconds."
 )
 
+_FEW = 2
+"""Of so many pictures all is told at once; of more it would push the message's box away."""
+
 
 def note(text: str) -> str:
     """A quiet line; screen readers are told when it changes."""
@@ -78,15 +81,19 @@ def got(chat: Chat, usage: Usage) -> str:
     if not usage.images:
         return ""
     count = len(chat.turns[-1].question.images)
-    before = len(usage.images) - count
-    tokens = sum(image.tokens for image in usage.images)
-    parts = [f"The model got {usage.prompt_tokens:,} tokens, {tokens:,} of them for pictures"]
-    if before:
-        tokens = sum(image.tokens for image in usage.images[:before])
-        parts.append(f"{before} of earlier turns: {_tokens(tokens)}")
-    for place, image in enumerate(usage.images[before:], 1):
+    before = usage.images[: len(usage.images) - count]
+    parts = [f"{len(before)} of earlier turns: {_tokens(_sum(before))}"] if before else []
+    for place, image in enumerate(usage.images[len(before) :], 1):
         parts.append(f"{f'picture {place}: ' if count > 1 else ''}{_shape(image)}")
-    return note(" · ".join(parts))
+    return (
+        f'<details class="line"{" open" * (count <= _FEW)}><summary>The model got '
+        f"{usage.prompt_tokens:,} tokens, {_sum(usage.images):,} of them for pictures</summary>"
+        f"{' · '.join(parts)}</details>"
+    )
+
+
+def _sum(images: Sequence[SeenImage]) -> int:
+    return sum(image.tokens for image in images)
 
 
 def _shape(image: SeenImage) -> str:

@@ -54,7 +54,7 @@ def test_it_tells_two_pictures_of_one_message_apart_and_what_it_got_of_them(
         chat.ask("How many shapes are in the first picture?")
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         expect(chat.answers).to_have_text("four")
-        line = chat.line.inner_text()
+        line = chat.line.inner_text().replace("\n", " · ")
         told = re.search(
             r"The model got (\d+) tokens, (\d+) of them for pictures · picture 1: "
             r"336 x 336 pixels as 5 tiles of 112 x 112, (\d+) tokens · picture 2: "
@@ -75,4 +75,15 @@ def test_it_tells_two_pictures_of_one_message_apart_and_what_it_got_of_them(
         chat.set_slider("Max input tiles", 2)
         chat.button("Regenerate").click()
         expect(chat.line).to_contain_text(f"2 of earlier turns: {2 * (16 + marks)} tokens")
+
+        chat.page.set_viewport_size({"width": 360, "height": 740})
+        chat.upload(*[examples / "four-shapes.png"] * 5)
+        chat.ask("How many shapes are in the last picture?")
+        expect(chat.answers).to_have_count(3, timeout=60_000)
+        chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
+        expect(chat.line).to_contain_text(f"picture 5: 336 x 336 pixels as 112 x 112, {16 + marks}")
+        send = chat.button("Send").bounding_box()
+        assert send and send["y"] + send["height"] <= 740
+        chat.page.get_by_text("The model got").click()
+        expect(chat.page.get_by_text("picture 5:")).to_be_visible()
         chat.close()
