@@ -7,7 +7,7 @@ knows how they are stored and published (`channel` does).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from broker.errors import ErrorBody
@@ -56,15 +56,33 @@ class TokenLogprob(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class SeenImage:
+    """What a model got of a picture: `tiles` of so many pixels each, for `tokens` of the prompt.
+
+    `width` and `height` are those of the picture as it was sent, upright. Where the engine cannot
+    tell how it is cut, `tiles` and their sides are 0.
+    """
+
+    width: int
+    height: int
+    tiles: int
+    tile_width: int
+    tile_height: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of a finished answer; image tokens count as prompt tokens.
 
-    `cached_tokens` of the prompt were not computed again.
+    `cached_tokens` of the prompt were not computed again. `images` has the conversation's pictures
+    in order; none where the engine does not tell what it made of them.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    images: tuple[SeenImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +158,7 @@ def encode_event(event: Event) -> dict[str, str]:
             times = f"{timings.queued_s:.4f} {timings.first_token_s:.4f} {timings.total_s:.4f}"
             joined = " ".join(map(str, ids))
             fields = {"k": "end", "d": text, "t": joined, "r": reason, "u": counts, "s": times}
-            return fields | _encode_logprobs(logprobs)
+            return fields | _encode_images(usage.images) | _encode_logprobs(logprobs)
         case Failed(_, error):
             body = {
                 "status": error.status,
@@ -173,7 +191,7 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
                     fields["d"],
                     _ids(fields["t"]),
                     fields["r"],  # type: ignore[arg-type]
-                    Usage(*map(int, fields["u"].split())),
+                    _decode_usage(fields),
                     Timings(queued, first, total),
                     _decode_logprobs(fields),
                 )
@@ -187,6 +205,18 @@ def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
 
 def _ids(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
+
+
+def _encode_images(images: tuple[SeenImage, ...]) -> dict[str, str]:
+    """Write `i`: the six numbers of each picture, pictures apart by commas. Omitted when empty."""
+    return {"i": ",".join(" ".join(map(str, astuple(each))) for each in images)} if images else {}
+
+
+def _decode_usage(fields: dict[str, str]) -> Usage:
+    prompt, completion, cached = (*map(int, fields["u"].split()), 0)[:3]
+    shown = fields["i"].split(",") if "i" in fields else ()
+    images = tuple(SeenImage(*map(int, each.split())) for each in shown)
+    return Usage(prompt, completion, cached, images)
 
 
 def _encode_logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, str]:

@@ -21,6 +21,12 @@ _OPENERS = (
     GifImagePlugin.GifImageFile,
 )
 FORMATS = tuple(str(opener.format) for opener in _OPENERS)
+_MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+def kind_of(data: bytes) -> str:
+    """MIME type of the bytes of a picture that was accepted."""
+    return next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/webp")
 
 
 def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from broker.errors import ContextLengthExceeded
-from broker.events import FinishReason, Usage
+from broker.events import FinishReason, SeenImage, Usage
 from broker.messages import SamplingParams
 from workers.detokenize import Detokenizer
 
@@ -32,8 +32,8 @@ class Sequence:
     held before this sequence came. `slot` is the engine's place for them, or None; `payload` is
     what else it needs, such as pixels, and `draws` what it keeps for sampling. `stop_ids` are the
     tokens that end this answer. `joints` are stretches of the prompt, in order, that have to be
-    computed in one pass. `spell` gives the bytes that a token stands for. `tail` is text
-    that was held back until the answer ended.
+    computed in one pass. `images` says what became of the prompt's pictures. `spell` gives the
+    bytes that a token stands for. `tail` is text that was held back until the answer ended.
     """
 
     request_id: str
@@ -44,6 +44,7 @@ class Sequence:
     detokenizer: Detokenizer
     payload: object = None
     joints: tuple[range, ...] = ()
+    images: tuple[SeenImage, ...] = ()
     spell: Spell = _no_bytes
     output_ids: list[int] = field(default_factory=list)
     ids: list[int] = field(init=False)
@@ -69,7 +70,7 @@ class Sequence:
     def usage(self) -> Usage:
         """Tokens so far; image tokens count as prompt tokens."""
         prompt = len(self.prompt_ids)
-        return Usage(prompt, len(self.output_ids), min(self.reused, prompt))
+        return Usage(prompt, len(self.output_ids), min(self.reused, prompt), self.images)
 
     def cut(self, stop: int) -> int:
         """Return where the next piece of the prompt may end, at `stop` or soon behind it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from broker.errors import ErrorBody, HeliographError
 from broker.events import Delta, End, Failed, Usage
@@ -30,12 +31,16 @@ def finish_reason(end: End) -> str:
 
 
 def usage_object(usage: Usage) -> dict[str, object]:
-    """OpenAI's usage object."""
+    """OpenAI's usage object, with what became of each picture where the engine tells it."""
+    details: dict[str, object] = {"cached_tokens": usage.cached_tokens}
+    if usage.images:
+        details["image_tokens"] = sum(image.tokens for image in usage.images)
+        details["images"] = [asdict(image) for image in usage.images]
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": details,
     }
 
 

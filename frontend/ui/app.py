@@ -89,7 +89,8 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         inbrowser=False,
         show_error=False,
         max_threads=MAX_THREADS,
-        max_file_size=settings.max_image_bytes,
+        # Larger pictures than are accepted are refused by a sentence of ours, up to this.
+        max_file_size=max(settings.max_body_bytes, settings.max_image_bytes),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -109,7 +110,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
             "middleware": [
                 Middleware(ContentPolicy),
                 Middleware(OwnerCookie),
-                Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+                Middleware(
+                    BodyLimit,
+                    max_bytes=settings.max_body_bytes,
+                    max_upload_bytes=settings.max_body_bytes
+                    + settings.max_images * settings.max_image_bytes,
+                ),
             ],
         },
     )

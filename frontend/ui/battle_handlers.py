@@ -104,7 +104,7 @@ class BattleHandlers:
             _check(battle, bookmark)
             if battle and battle.running:
                 return unchanged(2 + CHOICES + SHOWN)
-            images = tuple(self._uploads.store(picture) for picture in pictures or ())
+            images = self._uploads.store(pictures or ())
             if battle is None:
                 battle = self._begin(owner(request), mode, left, right, sees=bool(images))
             asked = ask_on(battle, words, images)

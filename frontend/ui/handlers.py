@@ -20,9 +20,11 @@ from broker.feedback import Vote
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
+from frontend.ui.attaching import Attaching
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.judge import Judge
 from frontend.ui.markup import as_text, render, turn_at
+from frontend.ui.message_box import EMPTY, Message
 from frontend.ui.model_list import ModelList
 from frontend.ui.reading import TabReaders
 from frontend.ui.shown import (
@@ -43,7 +45,7 @@ from frontend.ui.shown import (
     unchanged,
 )
 from frontend.ui.stopping import fail, stop
-from frontend.ui.uploads import Upload, Uploads
+from frontend.ui.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Handlers:
         self.models = ModelList(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
+        self.attaching = Attaching(service, self._uploads)
         self._judge = judge
         self._rule = f"grace:{service.settings.ui_grace_s}"
         self._readers = TabReaders(service.readers)
@@ -81,24 +84,22 @@ class Handlers:
         self,
         bookmark: str | None,
         model: str | None,
-        text: str | None,
-        picture: Upload | None,
+        message: Message,
         request: gr.Request,
         *chosen: Any,
     ) -> Outputs:
-        """Ask. Gives message, picture and what is shown; an empty message changes nothing.
+        """Ask. Gives message and what is shown; an empty message changes nothing.
 
-        What is refused stays out of the chat and in its boxes.
+        What is refused stays out of the chat and in its box.
         """
-        words = text or ""
-        if not (words.strip() or picture):
-            return unchanged(2 + SHOWN)
+        if not (message["text"].strip() or message["files"]):
+            return unchanged(1 + SHOWN)
 
         def ask(chat: Chat) -> Chat:
-            return chat.ask(words, (self._uploads.store(picture),) if picture else ())
+            return chat.ask(message["text"], self.attaching.store(chat, model, message))
 
         is_asked, page = self._ask(bookmark, model, request, chosen, ask)
-        return ("", None, *page) if is_asked else (*unchanged(2), *page)
+        return (EMPTY if is_asked else gr.skip(), *page)
 
     def regenerate(
         self, bookmark: str | None, model: str | None, request: gr.Request, *chosen: Any
@@ -133,8 +134,10 @@ class Handlers:
             _check(chat, bookmark)
             if chat.under_way or not chat.turns:
                 return unchanged(1 + SHOWN)
-            text = chat.turns[-1].question.text
-            return (text, *shown(self._service.chats.save(chat.undo())))
+            question = chat.turns[-1].question
+            files = [self._uploads.give_back(sha) for sha in question.images]
+            message = Message(text=question.text, files=files)
+            return (message, *shown(self._service.chats.save(chat.undo())))
         except Exception as failure:
             return (gr.skip(), *self._refuse(chat, failure))
 
@@ -228,6 +231,8 @@ class Handlers:
             for update in answer.follow(self._service, job, lambda: len(self._readers), told):
                 has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
+                if update.end:
+                    line += wording.got(chat, update.end.usage)
                 told = update.added_to(told)
                 if update.error:
                     line = wording.error(update.error, job.id)
@@ -246,6 +251,8 @@ class Handlers:
             chat = self._read(bookmark, request)
         except HeliographError:
             return (gr.skip(), *buttons("failed"))
+        if not chat.version:  # nothing was asked, and meanwhile something may have been
+            return unchanged(1 + BUTTONS)
         # What nobody shows here any more may be taken up again.
         is_left = chat.under_way and (request.session_hash or "") not in self._readers
         return (str(Bookmark.of(chat)), *buttons("failed" if is_left else phase(chat)))
@@ -264,8 +271,8 @@ class Handlers:
         self._readers.end(request.session_hash or "")
 
     def clear(self) -> Outputs:
-        """Begin a new chat. Gives message, picture and what is shown."""
-        return ("", None, *shown(new_chat("")))
+        """Begin a new chat. Gives message and what is shown."""
+        return (EMPTY, *shown(new_chat("")))
 
     def vote(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
         """Make the event of a vote button. It gives line, bookmark and buttons."""
@@ -287,16 +294,6 @@ class Handlers:
             return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
 
         return cast
-
-    def check(self, picture: Upload | None) -> Outputs:
-        """Look at a picture as soon as it is uploaded. Gives picture and line."""
-        if not picture:
-            return unchanged(2)
-        try:
-            self._uploads.store(picture)
-        except Exception as failure:
-            return None, line_of(failure)
-        return gr.skip(), ""
 
 
 def _check(chat: Chat, bookmark: str | None) -> None:

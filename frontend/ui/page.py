@@ -19,6 +19,7 @@ from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
+from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.shown import Outputs
 
 HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ def build_page(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
         Navbar(visible=False)
-        Page(demo, handlers, history, settings)
+        Page(demo, handlers, history)
     with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
         BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
@@ -57,9 +58,7 @@ def build_page(
 class Page:
     """The components, then the events."""
 
-    def __init__(
-        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
-    ) -> None:
+    def __init__(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
         self.known: gr.State = gr.State([])
         # Kept by the browser, so that any process goes on with the chat.
         self.bookmark, self.resume = (
@@ -73,40 +72,20 @@ class Page:
         )
         with gr.Row(elem_id="page"):
             with gr.Column(scale=3, min_width=260, elem_id="side") as self.side:
-                self._build_side(settings)
+                self._build_side()
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
                 self._build_chat()
         self._connect(demo, handlers, history)
 
-    def _build_side(self, settings: Settings) -> None:
+    def _build_side(self) -> None:
         self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
         self.notice = gr.HTML(elem_id="notice", padding=False)
-        self.picture = gr.Image(
-            label="Image",
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard"],
-            height=200,
-            buttons=[],
-            placeholder="Drop or choose a picture\n"
-            f"up to {settings.max_image_bytes / 2**20:.0f} MB",
-            elem_id="picture",
-        )
-        self.message = gr.Textbox(
-            label="Message",
-            placeholder="Ask about the picture",
-            lines=1,
-            max_lines=8,
-            scale=8,
-            min_width=120,
-            elem_id="message",
-            render=False,
-        )
+        self.message = message_box()
         with gr.Column(elem_id="examples"):
             gr.Examples(
-                [[str(path), question] for path, question in EXAMPLES],
-                inputs=[self.picture, self.message],
+                [[{"text": question, "files": [str(path)]}] for path, question in EXAMPLES],
+                inputs=[self.message],
                 label="Examples",
                 api_visibility="private",
             )
@@ -153,6 +132,8 @@ class Page:
             self.message.render()  # type: ignore[no-untyped-call]
             self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
             self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
+        self.files = gr.Textbox("", visible="hidden", show_label=False, container=False)
+        self.limits = gr.HTML(elem_id="limits", padding=False)
         with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
@@ -169,8 +150,8 @@ class Page:
         asked = gr.on(
             [self.send.click, self.message.submit],
             handlers.send,
-            [*tab, self.message, self.picture, *self.parameters],
-            [self.message, self.picture, *shown],
+            [*tab, self.message, *self.parameters],
+            [self.message, *shown],
             **raw,
         )
         again = gr.on(
@@ -191,7 +172,7 @@ class Page:
             ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
         self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
         self.chat.undo(handlers.undo, [self.bookmark], [self.message, *shown], **raw)
-        self.clear.click(handlers.clear, None, [self.message, self.picture, *shown], **raw)
+        self.clear.click(handlers.clear, None, [self.message, *shown], **raw)
         votes: tuple[tuple[gr.Button, Vote], ...] = (
             (self.upvote, "upvote"),
             (self.downvote, "downvote"),
@@ -202,7 +183,9 @@ class Page:
             button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
         self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
-        self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)
+        self.message.change(None, [self.message], [self.files], js=FILES, **QUIET)
+        for change in (self.files.change, self.model.change, self.bookmark.change):
+            change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
         models = [self.model, self.notice, self.known]
         gr.Timer(REFRESH_S).tick(handlers.models.refresh, [self.model, self.known], models, **raw)
 
@@ -213,4 +196,5 @@ class Page:
         parts = [self.resume, self.side, self.ask, self.after]
         loaded = [*models, self.chats.list, *self.parameters, *shown, *parts]
         demo.load(load, [self.model, self.known], loaded, **raw)
+        demo.load(None, None, None, js=COMPLETE, **QUIET)
         demo.unload(handlers.leave)

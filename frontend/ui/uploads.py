@@ -1,15 +1,19 @@
-"""Uploaded files on their way into the image store, byte for byte."""
+"""Uploaded files on their way into the image store, byte for byte, and back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from broker.errors import InvalidImage
+from broker.errors import InvalidImage, RequestTooLarge
+from frontend.pictures import kind_of
 from frontend.service import Service
 
 Upload = dict[str, Any]
 """An uploaded file as the browser names it, unopened; `path` is a claim, not a fact."""
+
+_LONGEST_NAME = 60
 
 
 class Uploads:
@@ -19,15 +23,41 @@ class Uploads:
         self._service = service
         self._folder = folder.resolve()
 
-    def store(self, picture: Upload) -> str:
-        """Check a picture, store it and return its SHA-256.
+    def store(self, pictures: Iterable[Upload]) -> tuple[str, ...]:
+        """Check pictures, store them and return the SHA-256 of each.
 
         Raises:
-            InvalidImage: not a picture, or not one that was uploaded.
-            RequestTooLarge: over the byte or pixel limit.
+            InvalidImage: one is not a picture, or not one that was uploaded.
+            RequestTooLarge: one is over the byte or pixel limit.
         """
+        return tuple(map(self._store, pictures))
+
+    def _store(self, picture: Upload) -> str:
         # Gradio checks paths that are marked as files, but the mark comes from the browser too.
         path = Path(str(picture.get("path"))).resolve()
         if not path.is_relative_to(self._folder) or not path.is_file():
             raise InvalidImage("The picture is not here any more: upload it again.")
-        return self._service.store_image(path.read_bytes())
+        try:
+            return self._service.store_image(path.read_bytes())
+        except (InvalidImage, RequestTooLarge) as error:
+            name = str(picture.get("orig_name") or path.name)[:_LONGEST_NAME]
+            raise type(error)(f"{name}: {error.message}") from None
+
+    def give_back(self, sha256: str) -> Upload:
+        """Lay a stored picture into the folder, as if it had been uploaded again.
+
+        Raises:
+            InvalidImage: it is not stored any more.
+        """
+        data = self._service.image(sha256)
+        kind = kind_of(data)
+        path = self._folder / sha256 / f"picture.{kind.partition('/')[2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return {
+            "path": str(path),
+            "orig_name": path.name,
+            "size": len(data),
+            "mime_type": kind,
+            "meta": {"_type": "gradio.FileData"},
+        }

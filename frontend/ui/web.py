@@ -20,12 +20,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from broker import keys
 from broker.conversation import Chat
 from broker.errors import HeliographError
+from frontend.pictures import kind_of
 from frontend.service import Service
 from frontend.ui import export, tabs
 from frontend.ui.markup import PICTURES
 
 EXPORTS: Final = "chats"
 """Where chats are served as files, relative to the page."""
+
+UPLOAD: Final = "/gradio_api/upload"
+"""Where Gradio takes files."""
 
 # Gradio's own page needs inline scripts and styles, and its HTML component compiles its template.
 POLICY: Final = (
@@ -35,8 +39,6 @@ POLICY: Final = (
 )
 _OWNED: Final = ("/", "/battle")
 """Pages that show what belongs to a browser."""
-
-_MAGIC: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"GIF8", "image/gif"))
 
 
 class ContentPolicy:
@@ -87,23 +89,29 @@ class OwnerCookie:
 
 
 class BodyLimit:
-    """Middleware that refuses a body over `max_bytes`; Gradio would take any into memory."""
+    """Middleware that refuses a body over `max_bytes`; Gradio would take any into memory.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Uploads, which go to disk, come several at a time: `max_upload_bytes` is for all of them.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and its body as long as that is within the limit."""
         taken = 0
+        is_upload = scope["type"] == "http" and scope["path"] == UPLOAD
+        max_bytes = self._max_upload_bytes if is_upload else self._max_bytes
 
         async def bounded() -> Message:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self._max_bytes:
+            if taken > max_bytes:
                 raise HTTPException(
-                    413, f"The body is over {self._max_bytes:,} bytes, which is the limit."
+                    413, f"The body is over {max_bytes:,} bytes, which is the limit."
                 )
             return message
 
@@ -120,10 +128,9 @@ def picture_route(service: Service) -> Route:
         except HeliographError as error:
             status = 503 if error.status == 503 else 404
             raise HTTPException(status, error.message) from None
-        kind = next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/webp")
         # The address is the content: it never changes.
         headers = {"Cache-Control": "private, max-age=86400, immutable"}
-        return Response(data, media_type=kind, headers=headers)
+        return Response(data, media_type=kind_of(data), headers=headers)
 
     return Route(f"/{PICTURES}/{{sha256}}", picture)
 

@@ -11,7 +11,7 @@ from html import escape
 
 from broker.conversation import Chat
 from broker.errors import ErrorBody
-from broker.events import START, End
+from broker.events import START, End, SeenImage, Usage
 from broker.messages import WorkerInfo
 from frontend.line import Place
 
@@ -19,6 +19,9 @@ NO_MODEL = (
     "No model is being served at the moment. Start a worker, for instance with "
     "python -m workers; this page notices it within seconds."
 )
+
+_FEW = 2
+"""Of so many pictures all is told at once; of more it would push the message's box away."""
 
 
 def note(text: str) -> str:
@@ -70,7 +73,39 @@ def last(chat: Chat) -> str:
     end = End(START, "", (), answer.finish, answer.usage, answer.timings)
     votes = {"upvote": "you voted it up", "downvote": "you voted it down", "flag": "you flagged it"}
     voted = [votes[answer.vote]] if answer.vote else []
-    return note(" · ".join((ending(end), *voted)))
+    return note(" · ".join((ending(end), *voted))) + got(chat, answer.usage)
+
+
+def got(chat: Chat, usage: Usage) -> str:
+    """What the model got of the chat's pictures, those of the last question one by one."""
+    if not usage.images:
+        return ""
+    count = len(chat.turns[-1].question.images)
+    before = usage.images[: len(usage.images) - count]
+    parts = [f"{len(before)} of earlier turns: {_tokens(_sum(before))}"] if before else []
+    for place, image in enumerate(usage.images[len(before) :], 1):
+        parts.append(f"{f'picture {place}: ' if count > 1 else ''}{_shape(image)}")
+    return (
+        f'<details class="line"{" open" * (count <= _FEW)}><summary>The model got '
+        f"{usage.prompt_tokens:,} tokens, {_sum(usage.images):,} of them for pictures</summary>"
+        f"{' · '.join(parts)}</details>"
+    )
+
+
+def _sum(images: Sequence[SeenImage]) -> int:
+    return sum(image.tokens for image in images)
+
+
+def _shape(image: SeenImage) -> str:
+    sent = f"{image.width} x {image.height} pixels"
+    if image.tiles:
+        tile = f"{image.tile_width} x {image.tile_height}"
+        sent += f" as {tile}" if image.tiles == 1 else f" as {image.tiles} tiles of {tile}"
+    return f"{sent}, {_tokens(image.tokens)}"
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def ending(end: End) -> str:
@@ -78,7 +113,7 @@ def ending(end: End) -> str:
     count = end.usage.completion_tokens
     parts = []
     if count:
-        parts.append("1 token" if count == 1 else f"{count} tokens")
+        parts.append(_tokens(count))
         spent_s = end.timings.total_s - end.timings.first_token_s
         if count > 1 and spent_s > 0:
             parts.append(f"{(count - 1) / spent_s:.0f} tokens/s")

@@ -22,6 +22,7 @@ from broker.events import (
     EventId,
     Failed,
     Likely,
+    SeenImage,
     Timings,
     TokenLogprob,
     Usage,
@@ -61,6 +62,10 @@ def end(attempt: int, n: int) -> End:
     return End(EventId(attempt, n), ".", (9,), "stop", Usage(3, n), Timings(0.1, 0.2, 0.3))
 
 
+SECONDS = "0.1000 0.2000 0.3000"
+SEEN = SeenImage(640, 480, 5, 448, 448, 1282)
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -70,11 +75,19 @@ def end(attempt: int, n: int) -> End:
         Delta(EventId(1, 4), "\xe9", (5, 6), LOGPROBS),
         end(1, 5),
         replace(end(1, 5), logprobs=LOGPROBS[:1]),
+        replace(end(1, 5), usage=Usage(97, 5, 7, (SEEN, SEEN))),
         Failed(EventId(1, 1), ErrorBody(400, "invalid_request_error", "x", "why", None)),
     ],
 )
 def test_every_event_reads_back_as_it_was_written(event: Event) -> None:
     assert decode_event(event.id, encode_event(event)) == event
+
+
+def test_an_end_without_pictures_is_written_and_read_as_ever() -> None:
+    fields = encode_event(end(1, 5))
+    assert fields == {"k": "end", "d": ".", "t": "9", "r": "stop", "u": "3 5 0", "s": SECONDS}
+    told = decode_event(EventId(1, 5), fields | {"u": "3 5"})
+    assert told == end(1, 5)
 
 
 def test_logprobs_are_left_out_of_an_event_that_has_none() -> None:

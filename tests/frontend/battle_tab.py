@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,30 +13,6 @@ OUTCOMES = ("left", "right", "tie", "bothbad")
 VOTES = ("Left is better", "Right is better", "Tie", "Both are bad")
 AFTER = ("Send", "Regenerate", "New round")
 HIDDEN = "name hidden until you vote"
-
-# Every reply of the server, in `window.received`; streams piece by piece.
-_LISTEN = """
-window.received = [];
-const ask = window.fetch;
-window.fetch = async (...request) => {
-  const reply = await ask(...request);
-  const copy = reply.clone();
-  (async () => {
-    if (!copy.body) return;
-    const reader = copy.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let piece = await reader.read(); !piece.done; piece = await reader.read())
-      window.received.push(piece.value);
-  })().catch(() => {});  // the page itself breaks streams off
-  return reply;
-};
-const Source = window.EventSource;
-window.EventSource = class extends Source {
-  constructor(...address) {
-    super(...address);
-    this.addEventListener('message', (event) => window.received.push(event.data));
-  }
-};
-"""
 
 
 # Every state of each side's newest answer, as `_WATCH` of the chat page.
@@ -65,7 +40,8 @@ class BattleTab(ChatPage):
         self, browser: BrowserContext, address: str, *, width: int = 1100, height: int = 1100
     ) -> None:
         super().__init__(browser, address, width=width, height=height)
-        self.page.add_init_script(_LISTEN + _WATCH)
+        self.listen()
+        self.page.add_init_script(_WATCH)
         self.document = ""
         self.come_back("")
         expect(self.button("Send")).to_be_enabled(timeout=20_000)
@@ -131,8 +107,7 @@ class BattleTab(ChatPage):
 
     def received(self) -> str:
         """All that the server has told since the page was loaded, and the page as it is."""
-        replies: Sequence[str] = self.page.evaluate("window.received")
-        return self.document + "".join(replies) + self.page.content()
+        return self.document + super().received()
 
     def row(self, model: str) -> list[str]:
         """The cells of a model in the leaderboard."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_play
 
 from tests.stack import until
 
+expect.set_options(timeout=15_000)  # a busy machine takes its time
 FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-gpu"]
 
 # Every state of the newest answer, kept by the browser itself: polling would miss some.
@@ -24,6 +25,31 @@ _WATCH = """() => {
   new MutationObserver(note).observe(
     document.querySelector('#chat'), {childList: true, subtree: true, characterData: true});
 }"""
+
+
+# Every reply of the server, in `window.received`; streams piece by piece.
+_LISTEN = """
+window.received = [];
+const ask = window.fetch;
+window.fetch = async (...request) => {
+  const reply = await ask(...request);
+  const copy = reply.clone();
+  (async () => {
+    if (!copy.body) return;
+    const reader = copy.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read())
+      window.received.push(piece.value);
+  })().catch(() => {});  // the page itself breaks streams off
+  return reply;
+};
+const Source = window.EventSource;
+window.EventSource = class extends Source {
+  constructor(...address) {
+    super(...address);
+    this.addEventListener('message', (event) => window.received.push(event.data));
+  }
+};
+"""
 
 
 @contextmanager
@@ -84,6 +110,15 @@ class ChatPage:
         self.page.evaluate(_WATCH)
         self.errors.clear()  # Gradio logs the connections that a reload breaks off
 
+    def listen(self) -> None:
+        """Keep what the server will tell, from the next page on."""
+        self.page.add_init_script(_LISTEN)
+
+    def received(self) -> str:
+        """All that the server has told, and the page as it is."""
+        replies: Sequence[str] = self.page.evaluate("window.received")
+        return "".join(replies) + self.page.content()
+
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)
 
@@ -118,8 +153,26 @@ class ChatPage:
         self.message.fill(text)
         self.message.press("Enter")
 
-    def upload(self, path: Path) -> None:
-        self.page.locator("#picture input[type=file]").first.set_input_files(path)
+    @property
+    def limits(self) -> Locator:
+        return self.page.locator("#limits")
+
+    @property
+    def attached(self) -> Locator:
+        """The thumbnails of what is sent with the message."""
+        return self.page.locator("#message").get_by_role("listitem")
+
+    def upload(self, *paths: Path) -> None:
+        """Choose files for the message and wait until they are in its box."""
+        before = self.attached.count()
+        self.page.locator("#message input[type=file]").set_input_files(paths)
+        expect(self.attached).to_have_count(before + len(paths))
+
+    def remove(self, place: int) -> None:
+        """Take one of the files, counted from 1, out of the message's box."""
+        before = self.attached.count()
+        self.attached.nth(place - 1).get_by_role("button", name="Remove file").click()
+        expect(self.attached).to_have_count(before - 1)
 
     def set_slider(self, label: str, value: float) -> None:
         box = self.page.get_by_label(f"number input for {label}")

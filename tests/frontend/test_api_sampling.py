@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionTokenLogprob
 from PIL import Image
 
-from tests.frontend.clients import data_uri, image_message, official
+from tests.frontend.clients import body, data_uri, image_message, official
 from tests.pictures import encode, scene
 from tests.stack import Stack
 
@@ -141,6 +141,24 @@ def test_tiles_and_process_mode_decide_what_pictures_cost(client: openai.OpenAI)
 
     one_each = tokens(wide, wide, max_input_tiles=3)
     assert tokens(wide, wide, max_input_tiles=4) == one_each + 4 * tile_tokens
+
+
+def test_the_usage_tells_what_became_of_each_picture(client: openai.OpenAI) -> None:
+    pictures = (scene(("circle", "red", (60, 60)), size=336), encode(Image.new("RGB", (448, 224))))
+    wish = GREEDY | {"messages": image_message(*map(data_uri, pictures)), "max_tokens": 1}
+    usage = client.chat.completions.create(**wish, extra_body={"max_input_tiles": 4}).usage
+    assert usage is not None and usage.prompt_tokens_details is not None
+    details = usage.prompt_tokens_details.to_dict()
+    tile = {"tile_width": 112, "tile_height": 112}
+    assert details["images"] == [
+        {"width": 336, "height": 336, "tiles": 1, **tile, "tokens": 16 + 2},
+        {"width": 448, "height": 224, "tiles": 3, **tile, "tokens": 3 * 16 + 2},
+    ]
+    assert details["image_tokens"] == 4 * 16 + 4 < usage.prompt_tokens
+    wish["messages"] = body()["messages"]
+    text = client.chat.completions.create(**wish).usage
+    assert text is not None and text.prompt_tokens_details is not None
+    assert set(text.prompt_tokens_details.to_dict()) == {"cached_tokens"}
 
 
 def test_benchmark_clients_get_exactly_the_tokens_they_ask_for(client: openai.OpenAI) -> None:

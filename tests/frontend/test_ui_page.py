@@ -106,12 +106,12 @@ def test_an_empty_message_changes_nothing(chat: ChatPage) -> None:
 
     until(asked, "the message is sent")
     chat.expect_buttons(*ANSWERED)
-    line = chat.page.locator("p.line").inner_text()
+    line = chat.line.locator("p").inner_text()
     chat.ask("  ")
     chat.button("Upvote").click()
     chat.expect_buttons("Send", "Regenerate", "Clear")
     expect(chat.answers).to_have_text("Something")
-    expect(chat.page.locator("p.line")).to_have_text(line)
+    expect(chat.line.locator("p")).to_have_text(line)
 
 
 def test_words_arrive_one_after_another_and_stop_keeps_them(
@@ -144,7 +144,6 @@ def test_the_uploaded_bytes_reach_the_worker_unchanged(
     chat.open(model="echo").ask("No picture yet")
     chat.expect_buttons(*ANSWERED)
     chat.upload(picture)
-    expect(chat.page.get_by_role("button", name="Remove Image")).to_be_visible()
     chat.ask("Now there is one")
     expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
@@ -162,10 +161,16 @@ def test_a_broken_picture_is_refused_with_a_sentence(chat: ChatPage, tmp_path: P
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     chat.open(model="echo").upload(path)
-    expect(chat.line).to_contain_text("The image cannot be read")
-    chat.expect_buttons("Send")
+    refused = "broken.png: The image cannot be read"
+    expect(chat.limits.get_by_role("alert")).to_contain_text(refused)
     chat.ask("Then without it")
-    expect(chat.answers).to_contain_text("Then without it")
+    expect(chat.line.get_by_role("alert")).to_contain_text(refused)
+    chat.expect_buttons("Send")
+    expect(chat.message).to_have_value("Then without it")
+    chat.remove(1)
+    expect(chat.limits).to_contain_text("Up to 16 pictures")
+    chat.message.press("Enter")
+    expect(chat.answers).to_have_text("Then without it")
 
 
 def test_too_many_pixels_are_refused_with_the_limit(chat: ChatPage, tmp_path: Path) -> None:
@@ -173,7 +178,8 @@ def test_too_many_pixels_are_refused_with_the_limit(chat: ChatPage, tmp_path: Pa
     with path.open("wb") as file:
         Image.new("1", (6000, 5000)).save(file, "PNG")
     chat.open(model="echo").upload(path)
-    expect(chat.line).to_contain_text("at most 25,000,000")
+    expect(chat.limits).to_contain_text("large.png: The image has 6000 x 5000 pixels")
+    expect(chat.limits).to_contain_text("at most 25,000,000 in all")
 
 
 def test_a_vote_can_be_read_with_redis_cli(chat: ChatPage, echo_stack: Stack) -> None:
@@ -345,11 +351,12 @@ def test_only_uploaded_files_are_read(
 
 _CHECK_PICTURE = """async (picture) => {
   const {dependencies} = await (await fetch('config')).json();
-  const fn_index = dependencies.find((each) => each.api_name === 'check').id;
+  const fn_index = dependencies.find((each) => each.api_name === 'look').id;
   const session_hash = 'outside';
   await fetch('gradio_api/queue/join', {
     method: 'POST', headers: {'Content-Type': 'application/json'},
-    body: JSON.stringify({data: [picture], fn_index, session_hash})});
+    body: JSON.stringify({
+      data: ['', 'echo', {text: '', files: [picture]}], fn_index, session_hash})});
   return await (await fetch('gradio_api/queue/data?session_hash=outside')).text();
 }"""
 

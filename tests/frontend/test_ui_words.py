@@ -4,7 +4,7 @@ import pytest
 
 from broker.conversation import Chat, new_chat
 from broker.errors import InvalidImage, NoLiveWorker
-from broker.events import End, EventId, FinishReason, Timings, Usage
+from broker.events import End, EventId, FinishReason, SeenImage, Timings, Usage
 from broker.messages import GenerateRequest, WorkerInfo
 from frontend.line import Place
 from frontend.ui import wording
@@ -23,6 +23,7 @@ def end(reason: FinishReason, tokens: int) -> End:
     return End(EventId(1, 9), "", (), reason, Usage(10, tokens), Timings(0.1, 0.5, 2.5))
 
 
+ENDED = {"finish": "stop", "usage": Usage(10, 3), "timings": Timings(0.1, 0.5, 2.5)}
 JOB = GenerateRequest(id="j1", model="m", messages=(), created_s=0.0)
 
 
@@ -30,14 +31,36 @@ def answered(chat: Chat, text: str, **ended: object) -> Chat:
     """The chat with its last question answered."""
     sent = chat.send(JOB)
     assert sent.last is not None
-    ended = ended or {"finish": "stop", "usage": Usage(10, 3), "timings": Timings(0.1, 0.5, 2.5)}
-    return sent.with_last(sent.last.model_copy(update={"text": text} | ended))
+    return sent.with_last(sent.last.model_copy(update={"text": text} | (ended or ENDED)))
 
 
 def test_pictures_come_before_the_words_of_their_turn() -> None:
     turn = new_chat("me").ask("What is this?", (SHA,)).messages[0]
     assert [part.type for part in turn.content] == ["image", "text"]
     assert turn.text == "What is this?"
+
+
+def test_what_the_model_got_of_the_pictures_is_told() -> None:
+    one, two = SeenImage(640, 480, 5, 448, 448, 1282), SeenImage(60, 60, 1, 56, 56, 1)
+    unknown = SeenImage(9, 8, 0, 0, 0, 40)
+    chat = new_chat("me").ask("What is this?", (SHA,))
+    assert wording.got(chat, Usage(1300, 5)) == ""
+    assert wording.got(chat, Usage(1300, 5, images=(one,))) == (
+        '<details class="line" open><summary>The model got 1,300 tokens, 1,282 of them for '
+        "pictures</summary>640 x 480 pixels as 5 tiles of 448 x 448, 1,282 tokens</details>"
+    )
+    chat = answered(chat, "A cat").ask("And these?", (SHA, SHA))
+    assert wording.got(chat, Usage(1400, 5, images=(one, two, unknown))) == (
+        '<details class="line" open><summary>The model got 1,400 tokens, 1,323 of them for '
+        "pictures</summary>1 of earlier turns: 1,282 tokens · picture 1: 60 x 60 pixels as "
+        "56 x 56, 1 token · picture 2: 9 x 8 pixels, 40 tokens</details>"
+    )
+    many = new_chat("me").ask("And these?", (SHA,) * 3)
+    assert '<details class="line"><summary>' in wording.got(many, Usage(9, 5, images=(one,) * 3))
+    told = answered(chat, "Dogs", finish="stop", usage=Usage(9, 3, images=(one,) * 3))
+    assert "The model got" not in wording.last(told)  # no timings yet
+    told = answered(chat, "Dogs", **ENDED | {"usage": Usage(9, 3, images=(one,) * 3)})
+    assert wording.last(told).startswith("<p") and "picture 2: 640 x 480" in wording.last(told)
 
 
 def test_words_are_kept_whole_and_unchanged() -> None:

@@ -122,6 +122,21 @@ def test_a_family_answers_in_a_batch_as_transformers_does_alone(
     assert len({tuple(answer) for answer in expected.values()}) == len(CHATS)
 
 
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_family_tells_what_became_of_its_pictures(family: str, tmp_path: Path) -> None:
+    engine = load(families.FAMILIES[family](tmp_path))
+    sequence = engine.prepare(ask("three pictures", 1), BYTES)
+    told = sequence.usage.images
+    assert [(each.width, each.height) for each in told] == [(60, 40), (30, 90), (64, 64)]
+    spans = sequence.payload.spans  # type: ignore[attr-defined]
+    for each, span in zip(told, spans, strict=True):
+        values = span.pixels.inputs["pixel_values"]
+        assert each.tokens == len(span.pixels.ids) >= len(span.positions)
+        pixels = each.tiles * each.tile_width * each.tile_height
+        frames = 2 if "image_grid_thw" in span.pixels.inputs else 1  # a picture counts as two
+        assert pixels * 3 * frames == values.numel() > 0
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("families")

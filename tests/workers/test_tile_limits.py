@@ -71,6 +71,25 @@ def test_the_last_turn_shares_the_tiles_and_earlier_ones_get_one_each(engine: Lo
     assert tiles(engine.prepare(asked, Uploads(*pictures))) == [1, 1, 1]
 
 
+def test_what_became_of_each_picture_is_told(engine: LocalEngine, tmp_path: Path) -> None:
+    wide, square = picture(1, WIDE), picture(2, (60, 60))
+    asked = conversation((wide[0],), (wide[0], square[0]), image_process_mode="Resize")
+    told = engine.prepare(asked, Uploads(wide, square)).usage.images
+    assert [(each.width, each.height, each.tiles) for each in told] == [
+        (*WIDE, 5),
+        (*WIDE, 5),
+        (60, 60, 5),
+    ]
+    asked = conversation((wide[0],), (wide[0], square[0]), max_input_tiles=4)
+    sequence = engine.prepare(asked, Uploads(wide, square))
+    told = sequence.usage.images
+    assert [each.tiles for each in told] == tiles(sequence) == [1, 3, 1]
+    assert {(each.tile_width, each.tile_height) for each in told} == {(28, 28)}
+    assert [each.tokens for each in told] == [len(pixels.ids) for pixels in seen(sequence)]
+    assert 3 * told[0].tokens > told[1].tokens > 2 * told[0].tokens
+    assert engine.prepare(conversation(()), {}).usage.images == ()
+
+
 def test_without_a_limit_the_checkpoint_decides(engine: LocalEngine) -> None:
     square, wide = picture(1, (60, 60)), picture(2, WIDE)
     asked = conversation((square[0],), (wide[0],), (square[0], wide[0]))

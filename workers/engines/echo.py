@@ -9,7 +9,7 @@ the tests of all parts around an engine. Its options ride on the model path like
 that one prompt takes, `tokens` the length of the answer, for which the words are repeated or cut
 (0, the default: each word once). After `breaks_after` tokens altogether the engine breaks, as one
 on a GPU does by a CUDA error, and after `hangs_after` it never comes back from a pass (0, the
-defaults: never). A token is a word with the blanks before it;
+defaults: never). With `images=0` it takes no pictures. A token is a word with the blanks before it;
 its id is its place in the answer, from 1, and id 0 ends the answer; with `min_tokens` or
 `ignore_eos` the words start over instead. It does not sample: temperature, filters, penalties and
 bias change nothing, and log-probabilities, which it does not have, are refused.
@@ -47,6 +47,7 @@ class EchoOptions:
     context_length: int = 8192
     breaks_after: int = 0
     hangs_after: int = 0
+    images: int = 1
 
     @classmethod
     def parse(cls, model_path: str) -> EchoOptions:
@@ -74,11 +75,11 @@ class EchoEngine:
 
     name = "echo"
     device = "cpu"
-    images = True
     chunk_tokens = 1_000_000
 
     def __init__(self, options: EngineOptions, progress: Loading) -> None:
         self._echo = EchoOptions.parse(options.model_path)
+        self.images = self._echo.images > 0
         self.slots = options.slots
         self.context_length = options.context_length or self._echo.context_length
         self._max_image_pixels = options.max_image_pixels

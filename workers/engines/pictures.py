@@ -6,6 +6,7 @@ prompts or sequences.
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -34,16 +35,22 @@ _TEXT_OUTPUTS = {
     "mm_token_type_ids",
     "text_replacement_offsets",
 }
+_TILE_AXES = 4
+"""Of a tensor of tiles: their number, colours, height, width; some put more before these."""
 _TILE_OPTIONS = ("max_patches", "max_image_tiles")
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A picture as the model takes it: its ids in a prompt, and the vision tower's inputs."""
+    """A picture as the model takes it: its ids in a prompt, and the vision tower's inputs.
+
+    `grain` is how many tiles it is, and the width and height of each; zeros if that is not known.
+    """
 
     key: Key
     ids: tuple[int, ...]
     inputs: dict[str, torch.Tensor]
+    grain: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,19 @@ class PictureProcessor:
         with self._lock:
             written, inputs = self._run(image, options)
             ids = self._processor.tokenizer(written.strip(), add_special_tokens=False).input_ids
-        return Pixels(key, tuple(ids), inputs)
+        return Pixels(key, tuple(ids), inputs, self._grain(inputs))
+
+    def _grain(self, inputs: dict[str, torch.Tensor]) -> tuple[int, int, int]:
+        """Return what `Pixels.grain` says, from the vision tower's inputs."""
+        if (grid := inputs.get("image_grid_thw")) is not None:  # of patches, in one piece
+            _, rows, columns = grid[0].tolist()
+            side = self._processor.image_processor.patch_size
+            return 1, columns * side, rows * side
+        values = inputs.get("pixel_values")
+        if values is None or values.ndim < _TILE_AXES:
+            return 0, 0, 0
+        *tiles, _, height, width = values.shape
+        return math.prod(tiles), width, height
 
     def _run(
         self, image: Image.Image, options: dict[str, Any]

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from broker.errors import InvalidRequest
+from broker.events import SeenImage
 from broker.messages import GenerateRequest, ImagePart, pictures
 from workers.detokenize import Detokenizer
 from workers.engines.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ class Preparer:
         """See `Engine.prepare`."""
         messages = self._prompts.translate(request.messages)
         request = request.model_copy(update={"messages": messages})
-        pixels = self._load_pictures(request, images)
+        pixels, seen = self._load_pictures(request, images)
         prompt = self._prompts.build(messages)
         ids, spans = _join(prompt, pixels, self._image_id)
         if not ids:
@@ -67,6 +68,7 @@ class Preparer:
             ),
             payload=self._placement.lay_out(ids, spans),
             joints=self._placement.joints(spans),
+            images=seen,
             spell=self._spell,
         )
         sequence.resume(resume_ids)
@@ -90,21 +92,26 @@ class Preparer:
     def _image_id(self) -> int:
         return self._pictures.token_id if self._pictures else -1
 
-    def _load_pictures(self, request: GenerateRequest, images: Mapping[str, bytes]) -> list[Pixels]:
+    def _load_pictures(
+        self, request: GenerateRequest, images: Mapping[str, bytes]
+    ) -> tuple[list[Pixels], tuple[SeenImage, ...]]:
         if not request.images:
-            return []
+            return [], ()
         if self._pictures is None:
             raise InvalidRequest("This model takes no images.", param="messages")
         keys = _keys(request, self._pictures.tiles)
         loaded: dict[Key, Pixels] = {}
+        seen: dict[Key, SeenImage] = {}
         # Each is decoded once, even for two numbers of tiles, and gone before the next.
         for sha256 in dict.fromkeys(request.images):
             picture = load_image(images.get(sha256, b""), self._max_image_pixels)
+            size = picture.size
             if request.sampling.image_process_mode:
                 picture = process_image(picture, request.sampling.image_process_mode)
             for key in {key for key in keys if key.sha256 == sha256}:
-                loaded[key] = self._pictures.process(key, picture)
-        return [loaded[key] for key in keys]
+                pixels = loaded[key] = self._pictures.process(key, picture)
+                seen[key] = SeenImage(*size, *pixels.grain, len(pixels.ids))
+        return [loaded[key] for key in keys], tuple(seen[key] for key in keys)
 
 
 def _keys(request: GenerateRequest, tiles: bool) -> list[Key]:
