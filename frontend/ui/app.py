@@ -21,8 +21,10 @@ from frontend.service import Service
 if TYPE_CHECKING:
     import gradio as gr
 
-MAX_THREADS = 256
-"""Each stream holds one (`page.MAX_STREAMS`); the rest answer the short events."""
+SHORT_EVENTS = 56
+"""Threads beside those of the answers that are shown, each of which holds one."""
+
+log = logging.getLogger(__name__)
 
 
 def main(settings: Settings) -> None:
@@ -85,10 +87,10 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         server_port=settings.ui_port,
         prevent_thread_lock=True,
         quiet=True,
-        share=False,
+        share=settings.share == "on",
         inbrowser=False,
         show_error=False,
-        max_threads=MAX_THREADS,
+        max_threads=settings.concurrency_count + SHORT_EVENTS,
         max_file_size=settings.max_image_bytes,
         footer_links=[],
         run_history=False,
@@ -107,12 +109,15 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
                 *login_routes(operations),
             ],
             "middleware": [
-                Middleware(ContentPolicy),
+                Middleware(ContentPolicy, framers=_framers(settings)),
                 Middleware(OwnerCookie),
                 Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             ],
         },
     )
+
+    if settings.share == "on":
+        _tell_share(demo.share_url)
 
     def stop_serving() -> None:
         # Open tabs would hold the server for seconds; that it leaves them is no error.
@@ -121,6 +126,21 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         demo.close(verbose=False)
 
     return stop_serving
+
+
+def _framers(settings: Settings) -> str:
+    """Which sites may show the chat page in a frame."""
+    return (settings.embed_origins or "*") if settings.embed == "on" else ""
+
+
+def _tell_share(url: str | None) -> None:
+    if url:
+        log.warning("whoever knows %s can use the chat page", url)
+    else:
+        log.error(
+            "there is no public address: gradio.live cannot be reached, or its program cannot be "
+            "fetched. The page is served on this machine all the same."
+        )
 
 
 def _empty_folder(settings: Settings) -> Path:

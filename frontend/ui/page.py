@@ -29,8 +29,6 @@ EXAMPLES = (
 
 KEEP_ADDRESS = (HERE / "address.js").read_text()
 REFRESH_S = 5.0
-MAX_STREAMS = 200
-"""Answers that one process shows at a time; the readers of others wait, their jobs do not."""
 
 
 def build_page(
@@ -50,7 +48,7 @@ def build_page(
         BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
         FleetPage(fleet, operations)
-    demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
+    demo.queue(api_open=False, default_concurrency_limit=None)  # threads bound the short events
     built: gr.Blocks = demo
     return built
 
@@ -69,6 +67,7 @@ class Page:
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
             '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
+            visible=settings.embed == "off",
             elem_id="heading",
             padding=False,
         )
@@ -78,7 +77,7 @@ class Page:
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
                 self._build_chat()
-        self._connect(demo, handlers, history)
+        self._connect(demo, handlers, history, settings)
 
     def _build_side(self, settings: Settings) -> None:
         self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
@@ -160,7 +159,9 @@ class Page:
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
 
-    def _connect(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
+    def _connect(
+        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
+    ) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.clear]
         buttons += [self.upvote, self.downvote, self.flag]
         shown = [self.chat, self.line, self.bookmark, *buttons]
@@ -187,7 +188,8 @@ class Page:
                 handlers.stream,
                 [self.bookmark],
                 [self.chat, self.line],
-                concurrency_id="streams",
+                concurrency_id="streams",  # with those of battles
+                concurrency_limit=settings.concurrency_count,
                 **QUIET,
             ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
         self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
