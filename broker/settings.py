@@ -18,6 +18,7 @@ from broker.addresses import AllowList
 from broker.errors import ConfigurationError
 from broker.groups import parse_groups
 from broker.keys import MAX_GRACE_S
+from broker.proxies import parse_networks
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
 MODEL_LIST_MODES = ("reload", "once")
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model_list_mode": MODEL_LIST_MODES,
     "embed": SWITCH,
     "share": SWITCH,
+    "log_ip": ("full", "off"),
     "moderation": SWITCH,
     "moderation_failure": ("closed", "open"),
 }
@@ -44,8 +46,9 @@ class Settings:
     `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
     `control_token` lets machines other than this one register workers, whose addresses must match
     `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
-    own address. `operator_token` is the password of operators on the fleet page; without one nobody
-    gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab, and
+    own address. What `trusted_proxies` say of whom they ask for is believed, and `log_ip` says
+    whether it is kept. `operator_token` is the password of operators on the fleet page; without one
+    nobody gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab, and
     `concurrency_count` how many answers a process of it shows at a time; docs/page.md has the other
     settings of the page. `groups` is `name=model,model`, several with blanks between.
     `upstream_key` is the API key that a worker with a remote engine sends. `queue_timeout_s` is how
@@ -85,6 +88,8 @@ class Settings:
     public_url: str = ""
     control_token: str = field(default="", repr=False)
     worker_addresses: str = ""
+    trusted_proxies: str = ""
+    log_ip: str = "full"
     operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
     moderation: str = "off"
@@ -130,6 +135,7 @@ class Settings:
         """
         parse_groups(self.groups.split())
         AllowList.parse(self.worker_addresses)
+        parse_networks(self.trusted_proxies, _key("trusted_proxies"))
         if self.log_level.upper() not in LOG_LEVELS:
             raise ConfigurationError(
                 f"{_key('log_level')}={self.log_level!r} is no level: use {', '.join(LOG_LEVELS)}."

@@ -56,10 +56,14 @@ def _directly(computation: Callable[[], None]) -> None:
     computation()
 
 
-def _join(request: GenerateRequest, reader: str, chat: Chat | None) -> Callable[[Pipeline], None]:
-    """What belongs into the transaction that submits the job: a reader's lease, a chat's change."""
+def _join(
+    request: GenerateRequest, reader: str, chat: Chat | None, ip: str
+) -> Callable[[Pipeline], None]:
+    """What belongs into the transaction that submits the job: who asks, in which chat."""
 
     def queue_all(pipe: Pipeline) -> None:
+        if ip:
+            feedback.note_ip(pipe, request.id, ip)
         if reader:
             hold(pipe, {reader: request.id})
         if chat is not None:
@@ -217,6 +221,7 @@ class Service:
         wait_for_worker_s: float = 0.0,
         reader: str = "",
         chat: Chat | None = None,
+        ip: str = "",
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
@@ -225,7 +230,8 @@ class Service:
         any, has a lease afterwards, and is to `arrive` at once. A job that no worker has taken
         within `queue_timeout_s` (else as the settings say) ends in QueueTimeout; with
         `wait_for_worker_s` it waits as long for a worker of a model that has none alive. The job's
-        answer becomes that of the last turn of `chat`, in the same transaction.
+        answer becomes that of the last turn of `chat`, in the same transaction. `ip` is the address
+        that asks, for the chat log.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -264,7 +270,7 @@ class Service:
                 ),
                 jobs_per_s=info.jobs_per_s,
                 check=(lambda pipe: self.chats.check(pipe, chat)) if chat else None,
-                also=_join(request, reader, chat),
+                also=_join(request, reader, chat, self._kept(ip)),
             )
             return request if started == request.id else self._attach(started, reader)
 
@@ -348,7 +354,9 @@ class Service:
             JobNotFound: the job's record has expired or never existed.
         """
         with redis_errors():
-            return feedback.vote(self._redis, job_id, kind, reason, comment=comment, ip=ip)
+            return feedback.vote(
+                self._redis, job_id, kind, reason, comment=comment, ip=self._kept(ip)
+            )
 
     def battle(
         self,
@@ -370,9 +378,13 @@ class Service:
                 outcome,
                 reason,
                 comment=comment,
-                ip=ip,
+                ip=self._kept(ip),
                 anonymous=anonymous,
             )
+
+    def _kept(self, ip: str) -> str:
+        """What the logs keep of an address."""
+        return ip if self.settings.log_ip == "full" else ""
 
     def duels(self) -> Duels:
         """How models fared against each other; `broker.strengths` makes a leaderboard of it."""

@@ -41,6 +41,8 @@ def main(settings: Settings) -> None:
     # Gradio reads these where it has no parameter for them, and before it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["NO_PROXY"] = "*"  # Gradio asks itself whether it is up, and nobody else anything
+    # uvicorn's: whose word on client and scheme (X-Forwarded-For, -Proto) it takes.
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies.replace(",", " ").split())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     uploads = _empty_folder(settings)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)

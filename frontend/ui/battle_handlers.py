@@ -42,7 +42,7 @@ from frontend.ui.battle_shown import (
 from frontend.ui.judge import Judge
 from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
-from frontend.ui.shown import Outputs, body_of, line_of, sampling_of, unchanged
+from frontend.ui.shown import Outputs, address, body_of, line_of, sampling_of, unchanged
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,12 @@ class BattleHandlers:
             reader = new_reader()
             try:
                 job = self._service.submit(
-                    chat.model, chat.messages, sampling, on_disconnect=self._rule, reader=reader
+                    chat.model,
+                    chat.messages,
+                    sampling,
+                    on_disconnect=self._rule,
+                    reader=reader,
+                    ip=address(request),
                 )
             except Exception as failure:
                 failures[side] = without_name(failure, chat.model) if asked.hidden else failure
@@ -232,7 +237,7 @@ class BattleHandlers:
                     right,
                     outcome,
                     anonymous=battle.hidden,
-                    ip=request.client.host if request.client else "",
+                    ip=address(request),
                 )
             except Exception as failure:
                 battle.voted = False

@@ -31,6 +31,7 @@ from frontend.ui.shown import (
     PARTS,
     SHOWN,
     Outputs,
+    address,
     body_of,
     buttons,
     choose,
@@ -195,6 +196,7 @@ class Handlers:
                 on_disconnect=self._rule,
                 reader=reader,
                 chat=asked,
+                ip=address(request),
             )
         except InvalidRequest:
             raise
@@ -291,7 +293,7 @@ class Handlers:
                 if chat.last is None or phase(chat) != "answered":
                     return unchanged(2 + BUTTONS)
                 job_id = chat.last.job
-                self._service.vote(job_id, kind)
+                self._service.vote(job_id, kind, ip=address(request))
                 chat = self._service.chats.change(
                     chat.owner, chat.id, lambda now: now.with_vote(job_id, kind)
                 )

@@ -55,6 +55,12 @@ def test_values_are_read_by_type() -> None:
             {"HELIOGRAPH_EMBED_ORIGINS": "https://a.example b.example; script-src *"},
             "HELIOGRAPH_EMBED_ORIGINS: 'b.example;' is no origin: write https://host",
         ),
+        (
+            {"HELIOGRAPH_TRUSTED_PROXIES": "10.0.0.1/8"},
+            "HELIOGRAPH_TRUSTED_PROXIES='10.0.0.1/8': 10.0.0.1/8 has host bits set. Write",
+        ),
+        ({"HELIOGRAPH_TRUSTED_PROXIES": "*"}, "HELIOGRAPH_TRUSTED_PROXIES='\\*': '\\*' does not"),
+        ({"HELIOGRAPH_LOG_IP": "on"}, "HELIOGRAPH_LOG_IP='on' is none of full, off"),
         ({"HELIOGRAPH_CONCURRENCY_COUNT": "0"}, "HELIOGRAPH_CONCURRENCY_COUNT=0 must be at least"),
         (
             {"HELIOGRAPH_CONCURRENCY_COUNT": "1001"},
