@@ -96,10 +96,12 @@ def vote(
     *,
     comment: str = "",
     ip: str = "",
+    replaces: str = "",
 ) -> str:
     """Record a vote on a job's answer and return the entry's id.
 
-    The answer is what the job has told so far; none if that is no longer to be found.
+    The answer is what the job has told so far; none if that is no longer to be found. `replaces` is
+    the entry of the same vote without the words, which goes in the same step.
 
     Raises:
         InvalidRequest: the kind is unknown, or reason or comment is too long.
@@ -111,8 +113,11 @@ def vote(
     job = jobs.read(client, job_id)
     images = {"images": " ".join(job.request.images)}
     fields = {"vote": kind} | _voted(client, job) | images | words
-    entry_id: Any = client.xadd(keys.FEEDBACK_LOG, fields)  # type: ignore[arg-type]
-    return str(entry_id.decode())
+    pipe = client.pipeline()
+    pipe.xadd(keys.FEEDBACK_LOG, fields)  # type: ignore[arg-type]
+    if replaces:
+        pipe.xdel(keys.FEEDBACK_LOG, replaces)
+    return str(pipe.execute()[0].decode())
 
 
 def battle(

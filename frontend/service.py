@@ -346,8 +346,9 @@ class Service:
         *,
         comment: str = "",
         ip: str = "",
+        replaces: str = "",
     ) -> str:
-        """Record a vote on an answer and return its entry id.
+        """Record a vote on an answer, or why it was cast; return its entry id.
 
         Raises:
             InvalidRequest: the kind of vote is unknown, or reason or comment is too long.
@@ -355,7 +356,13 @@ class Service:
         """
         with redis_errors():
             return feedback.vote(
-                self._redis, job_id, kind, reason, comment=comment, ip=self._kept(ip)
+                self._redis,
+                job_id,
+                kind,
+                reason,
+                comment=comment,
+                ip=self._kept(ip),
+                replaces=replaces,
             )
 
     def battle(

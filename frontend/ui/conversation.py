@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from broker.conversation import Chat
+from broker.errors import ChatChanged
 
 Phase = Literal["empty", "answering", "answered", "failed", "voted"]
 
@@ -31,6 +32,11 @@ class Bookmark:
     def of(cls, chat: Chat) -> Bookmark:
         """The bookmark of a tab that shows this."""
         return cls(chat.id, chat.version) if chat.version else cls()
+
+    def check(self, chat: Chat) -> None:
+        """Raise ChatChanged if the tab shows another version."""
+        if chat.version != self.version:
+            raise ChatChanged
 
     def __str__(self) -> str:
         return f"{self.chat}:{self.version}" if self.chat else ""

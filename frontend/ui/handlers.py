@@ -16,7 +16,6 @@ import gradio as gr
 
 from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, ErrorBody, HeliographError, InvalidRequest
-from broker.feedback import Vote
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
@@ -44,6 +43,7 @@ from frontend.ui.shown import (
     unchanged,
 )
 from frontend.ui.uploads import Upload, Uploads
+from frontend.ui.votes import Votes
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Handlers:
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
         self.models = ModelList(service)
+        self.votes = Votes(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
         self._judge = judge
@@ -130,7 +131,7 @@ class Handlers:
         chat: Chat | None = None
         try:
             chat = self._read(bookmark, request)
-            _check(chat, bookmark)
+            Bookmark.parse(bookmark).check(chat)
             if chat.under_way or not chat.turns:
                 return unchanged(1 + SHOWN)
             text = chat.turns[-1].question.text
@@ -150,7 +151,7 @@ class Handlers:
         chat: Chat | None = None
         try:
             chat = self._read(bookmark, request)
-            _check(chat, bookmark)
+            Bookmark.parse(bookmark).check(chat)
             if chat.under_way:
                 return False, unchanged(SHOWN)
             return True, shown(*self._submit(change(choose(chat, model, *chosen)), request))
@@ -283,27 +284,6 @@ class Handlers:
         """Begin a new chat. Gives message, picture and what is shown."""
         return ("", None, *shown(new_chat("")))
 
-    def vote(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
-        """Make the event of a vote button. It gives line, bookmark and buttons."""
-
-        def cast(bookmark: str | None, request: gr.Request) -> Outputs:
-            try:
-                chat = self._read(bookmark, request)
-                _check(chat, bookmark)
-                if chat.last is None or phase(chat) != "answered":
-                    return unchanged(2 + BUTTONS)
-                job_id = chat.last.job
-                self._service.vote(job_id, kind, ip=address(request))
-                chat = self._service.chats.change(
-                    chat.owner, chat.id, lambda now: now.with_vote(job_id, kind)
-                )
-            except Exception as failure:
-                return (line_of(failure), *unchanged(1 + BUTTONS))
-            gr.Info("Thanks, your vote is noted.", duration=4)
-            return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
-
-        return cast
-
     def check(self, picture: Upload | None) -> Outputs:
         """Look at a picture as soon as it is uploaded. Gives picture and line."""
         if not picture:
@@ -313,9 +293,3 @@ class Handlers:
         except Exception as failure:
             return None, line_of(failure)
         return gr.skip(), ""
-
-
-def _check(chat: Chat, bookmark: str | None) -> None:
-    """Raise ChatChanged if the tab shows another version."""
-    if chat.version != Bookmark.parse(bookmark).version:
-        raise ChatChanged

@@ -20,6 +20,7 @@ from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.shown import Outputs
+from frontend.ui.vote_panel import VotePanel
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -158,6 +159,7 @@ class Page:
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
+        self.why = VotePanel()
 
     def _connect(
         self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
@@ -202,7 +204,8 @@ class Page:
         )
         for button, kind in votes:
             voted = [self.line, self.bookmark, *buttons]
-            button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
+            button.click(handlers.votes.cast(kind), [self.bookmark], voted, **raw)
+        self.why.connect(handlers.votes, self.bookmark, self.line)
         self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.picture.upload(handlers.check, [self.picture], [self.picture, self.line], **raw)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from broker.conversation import Chat
+from broker.conversation import Answer, Chat
 from broker.errors import ErrorBody
 from broker.events import START, End
 from broker.messages import WorkerInfo
@@ -71,6 +71,14 @@ def last(chat: Chat) -> str:
     votes = {"upvote": "you voted it up", "downvote": "you voted it down", "flag": "you flagged it"}
     voted = [votes[answer.vote]] if answer.vote else []
     return note(" · ".join((ending(end), *voted)))
+
+
+def said(answer: Answer) -> str:
+    """Why an answer was voted on."""
+    reason = f'<p class="line">Your reasons: {escape(answer.reason)}</p>' if answer.reason else ""
+    if not answer.comment:
+        return reason
+    return f'{reason}<p class="line comment" dir="auto" tabindex="0">{escape(answer.comment)}</p>'
 
 
 def ending(end: End) -> str:
