@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model_list_mode": MODEL_LIST_MODES,
     "embed": SWITCH,
     "share": SWITCH,
+    "terms_consent": SWITCH,
     "log_ip": ("full", "off"),
     "moderation": SWITCH,
     "moderation_failure": ("closed", "open"),
@@ -67,6 +68,8 @@ class Settings:
     embed: str = "off"
     embed_origins: str = ""
     share: str = "off"
+    terms: str = ""
+    terms_consent: str = "off"
     data_dir: Path = Path(".heliograph")
     model_path: str = "demo"
     model_name: str = ""
@@ -151,6 +154,11 @@ class Settings:
                     f"{_key('embed_origins')}: {origin!r} is no origin: write https://host or "
                     "https://host:port, several with blanks between."
                 )
+        if self.embed == self.terms_consent == "on":
+            raise ConfigurationError(
+                f"{_key('terms_consent')}=on needs the terms on the page, and {_key('embed')}=on "
+                "(--embed) hides them: set one of them off."
+            )
         if not (self.moderation_key.isascii() and self.moderation_key.isprintable()):
             raise ConfigurationError(
                 f"{_key('moderation_key')} has characters that no API key has: check how it is set."

@@ -70,19 +70,22 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.history import History
         from frontend.ui.judge import Judge
         from frontend.ui.page import build_page
+        from frontend.ui.terms import Terms
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service, operations = Service(settings), Operations(settings)
     gate = None
     if settings.moderation == "on":
         gate = Gate.from_settings(connect(settings.url), settings)
-    judge = Judge(service, gate)
+    terms = Terms.load(settings)
+    judge = Judge(service, terms, gate)
     demo = build_page(
         Handlers(service, uploads, judge),
         History(service),
         BattleHandlers(service, uploads, judge),
         operations,
         settings,
+        terms,
     )
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,

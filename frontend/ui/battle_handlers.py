@@ -139,7 +139,7 @@ class BattleHandlers:
             HeliographError: neither model can be asked.
         """
         sampling = sampling_of(*chosen)
-        self._judge.check(asked.chats["left"])
+        self._judge.check(asked.chats["left"], request.cookies)
         failures: dict[Side, Exception] = {}
         for side, chat in asked.chats.items():
             reader = new_reader()

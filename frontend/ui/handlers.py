@@ -187,7 +187,7 @@ class Handlers:
         """
         if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
-        self._judge.check(asked)
+        self._judge.check(asked, request.cookies)
         reader = new_reader()
         try:
             job = self._service.submit(

@@ -20,6 +20,7 @@ from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.shown import Outputs
+from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
 
 HERE = Path(__file__).parent
@@ -38,6 +39,7 @@ def build_page(
     battles: BattleHandlers,
     operations: Operations,
     settings: Settings,
+    terms: Terms,
 ) -> gr.Blocks:
     """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
@@ -45,6 +47,8 @@ def build_page(
     ) as demo:
         Navbar(visible=False)
         Page(demo, handlers, history, settings)
+        if settings.embed == "off":
+            TermsPanel(demo, terms)
     with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
         BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
