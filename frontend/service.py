@@ -41,6 +41,7 @@ from broker.messages import (
     WorkerInfo,
 )
 from broker.outage import Outage
+from broker.proxies import behind
 from broker.readers import Readers, hold
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
@@ -390,8 +391,8 @@ class Service:
             )
 
     def _kept(self, ip: str) -> str:
-        """What the logs keep of an address."""
-        return ip if self.settings.log_ip == "full" else ""
+        """What the logs keep of an address; nothing of what is none."""
+        return behind(ip, "", ()) if self.settings.log_ip == "full" else ""
 
     def duels(self) -> Duels:
         """How models fared against each other; `broker.strengths` makes a leaderboard of it."""

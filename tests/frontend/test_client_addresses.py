@@ -87,4 +87,6 @@ def test_the_logs_say_who_asked_and_voted_on_the_page(stack: Stack) -> None:
             tab.button("Upvote").click()
             expect(tab.page.get_by_text("Thanks")).to_be_visible()
             assert addresses(stack)[-2:] == [("chat", client), ("upvote", client)]
+            page = httpx.get(address, headers={"X-Forwarded-Proto": "https"})
+            assert ("; Secure" in page.headers["Set-Cookie"]) == (number > 1)
             tab.close()
