@@ -124,7 +124,7 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return _plain(ipaddress.ip_address(host.partition("%")[0])).is_loopback
+        return plain(ipaddress.ip_address(host.partition("%")[0])).is_loopback
     except ValueError:
         return False
 
@@ -134,10 +134,10 @@ def _resolve(host: str, port: int) -> Sequence[Address]:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise AddressRefused(f"The host name {host!r} cannot be resolved.") from None
-    return [_plain(ipaddress.ip_address(str(info[4][0]).partition("%")[0])) for info in infos]
+    return [plain(ipaddress.ip_address(str(info[4][0]).partition("%")[0])) for info in infos]
 
 
-def _plain(address: Address) -> Address:
+def plain(address: Address) -> Address:
     """Take an IPv4 address out of its IPv6 form."""
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped or address

@@ -44,6 +44,7 @@ class Answer(_Record):
     """What a job told of a question, as far as it is known.
 
     `seen` is the last event that `text` has. Until `finish` or `error` is there it is under way.
+    `vote_entry` is that of the vote in `helio:log:feedback`, and the last two say why it was cast.
     """
 
     job: str
@@ -57,6 +58,9 @@ class Answer(_Record):
     timings: Timings | None = None
     error: ErrorBody | None = None
     vote: Vote | None = None
+    vote_entry: str = ""
+    reason: str = ""
+    comment: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -255,10 +259,13 @@ class Chat(Kept):
         """With another answer of the last turn."""
         return self._end_with(self.turns[-1].model_copy(update={"answer": answer}))
 
-    def with_vote(self, job: str, vote: Vote) -> Chat:
-        """With a vote on the answer of a job."""
+    def with_vote(
+        self, job: str, vote: Vote, entry: str = "", reason: str = "", comment: str = ""
+    ) -> Chat:
+        """With a vote on the answer of a job, where it is logged, and why it was cast."""
+        cast = {"vote": vote, "vote_entry": entry, "reason": reason, "comment": comment}
         turns = (
-            turn.model_copy(update={"answer": turn.answer.model_copy(update={"vote": vote})})
+            turn.model_copy(update={"answer": turn.answer.model_copy(update=cast)})
             if turn.answer and turn.answer.job == job
             else turn
             for turn in self.turns

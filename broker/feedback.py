@@ -32,6 +32,12 @@ MAX_COMMENT: Final = 2000
 _SEARCHED_CHATS: Final = 5000
 _CLOCKS_APART_S: Final = 60
 
+# Who asked is in the job's record: workers are not told.
+_CHAT = """
+local ip = redis.call('HGET', KEYS[1], 'ip') or ''
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', 'ip', ip, unpack(ARGV, 2))
+"""
+
 # Votes once: the pair's record and the entry are made in one step. A repeated command, whose reply
 # was lost, is told from a second vote by its number.
 _BATTLE = """
@@ -54,7 +60,10 @@ def log_chat(
     timings: Timings,
     error: ErrorBody | None = None,
 ) -> None:
-    """Queue on `pipe` the entry of an ended job; `outcome` is its finish reason or "error"."""
+    """Queue on `pipe` the entry of an ended job; `outcome` is its finish reason or "error".
+
+    The address that it was asked from comes from the job's record, see `note_ip`.
+    """
     fields = {
         "job": request.id,
         "model": request.model,
@@ -69,7 +78,14 @@ def log_chat(
         "finish": f"{request.created_s + timings.total_s:.4f}",
         "error": error.code if error else "",
     }
-    pipe.xadd(keys.CHAT_LOG, fields, maxlen=keys.CHAT_LOG_LENGTH, approximate=True)  # type: ignore[arg-type]
+    pairs = [text for pair in fields.items() for text in pair]
+    length = str(keys.CHAT_LOG_LENGTH)
+    pipe.eval(_CHAT, 2, keys.job(request.id), keys.CHAT_LOG, length, *pairs)
+
+
+def note_ip(pipe: Pipeline, job_id: str, ip: str) -> None:
+    """Queue on `pipe` the address that a job was asked from, for the chat log."""
+    pipe.hset(keys.job(job_id), "ip", ip)
 
 
 def vote(
@@ -80,10 +96,12 @@ def vote(
     *,
     comment: str = "",
     ip: str = "",
+    replaces: str = "",
 ) -> str:
     """Record a vote on a job's answer and return the entry's id.
 
-    The answer is what the job has told so far; none if that is no longer to be found.
+    The answer is what the job has told so far; none if that is no longer to be found. `replaces` is
+    the entry of the same vote without the words, which goes in the same step.
 
     Raises:
         InvalidRequest: the kind is unknown, or reason or comment is too long.
@@ -95,8 +113,11 @@ def vote(
     job = jobs.read(client, job_id)
     images = {"images": " ".join(job.request.images)}
     fields = {"vote": kind} | _voted(client, job) | images | words
-    entry_id: Any = client.xadd(keys.FEEDBACK_LOG, fields)  # type: ignore[arg-type]
-    return str(entry_id.decode())
+    pipe = client.pipeline()
+    pipe.xadd(keys.FEEDBACK_LOG, fields)  # type: ignore[arg-type]
+    if replaces:
+        pipe.xdel(keys.FEEDBACK_LOG, replaces)
+    return str(pipe.execute()[0].decode())
 
 
 def battle(

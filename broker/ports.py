@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from broker.errors import ConfigurationError
@@ -20,6 +21,11 @@ def check_free(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigurationError(
+                    f"HELIOGRAPH_HOST={host!r} is no address of this machine: use 127.0.0.1, "
+                    "0.0.0.0 for all of them, or one of its own."
+                ) from None
             raise ConfigurationError(
                 f"Port {port} on {host} cannot be used ({error.strerror}). "
                 f"Stop what listens there, or set {setting} to another port."

@@ -8,6 +8,7 @@ the process with a sentence that says key, value and what is expected. Reading h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,12 +18,26 @@ from broker.addresses import AllowList
 from broker.errors import ConfigurationError
 from broker.groups import parse_groups
 from broker.keys import MAX_GRACE_S
+from broker.proxies import parse_networks
 
 DISPATCH_METHODS = ("shortest_queue", "lottery")
-MODERATIONS = ("off", "on")
-MODERATION_FAILURES = ("closed", "open")
+MODEL_LIST_MODES = ("reload", "once")
+MAX_CONCURRENCY = 1000
+"""Each answer that is shown holds a thread."""
+SWITCH = ("off", "on")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dispatch_method": DISPATCH_METHODS,
+    "model_list_mode": MODEL_LIST_MODES,
+    "embed": SWITCH,
+    "share": SWITCH,
+    "terms_consent": SWITCH,
+    "log_ip": ("full", "off"),
+    "moderation": SWITCH,
+    "moderation_failure": ("closed", "open"),
+}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 PREFIX = "HELIOGRAPH_"
+_ORIGIN = re.compile(r"https?://((\*\.)?[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +47,14 @@ class Settings:
     `redis_url` is REDIS_URL; empty means: the embedded server of this stack on `redis_port`.
     `control_token` lets machines other than this one register workers, whose addresses must match
     `worker_addresses` (see `broker.addresses`). `public_url` is what the API tells others as its
-    own address. `operator_token` is the password of operators on the fleet page; without one nobody
-    gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab. `groups`
-    is `name=model,model`, several with blanks between. `upstream_key` is the API key that a worker
-    with a remote engine sends. `queue_timeout_s` is how long a job may wait for a worker to take
-    it, 0 for as long as it takes; the official client waits for 600 s. The settings of moderation
-    are those of `frontend.moderation`.
+    own address. What `trusted_proxies` say of whom they ask for is believed, and `log_ip` says
+    whether it is kept. `operator_token` is the password of operators on the fleet page; without one
+    nobody gives orders there. `ui_grace_s` is how long a job of the chat page outlives its tab, and
+    `concurrency_count` how many answers a process of it shows at a time; docs/page.md has the other
+    settings of the page. `groups` is `name=model,model`, several with blanks between.
+    `upstream_key` is the API key that a worker with a remote engine sends. `queue_timeout_s` is how
+    long a job may wait for a worker to take it, 0 for as long as it takes; the official client
+    waits for 600 s. The settings of moderation are those of `frontend.moderation`.
     """
 
     redis_url: str = ""
@@ -46,6 +63,13 @@ class Settings:
     api_port: int = 8000
     ui_port: int = 7860
     ui_grace_s: int = 120
+    model_list_mode: str = "reload"
+    concurrency_count: int = 200
+    embed: str = "off"
+    embed_origins: str = ""
+    share: str = "off"
+    terms: str = ""
+    terms_consent: str = "off"
     data_dir: Path = Path(".heliograph")
     model_path: str = "demo"
     model_name: str = ""
@@ -67,6 +91,8 @@ class Settings:
     public_url: str = ""
     control_token: str = field(default="", repr=False)
     worker_addresses: str = ""
+    trusted_proxies: str = ""
+    log_ip: str = "full"
     operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
     moderation: str = "off"
@@ -112,23 +138,26 @@ class Settings:
         """
         parse_groups(self.groups.split())
         AllowList.parse(self.worker_addresses)
+        parse_networks(self.trusted_proxies, _key("trusted_proxies"))
         if self.log_level.upper() not in LOG_LEVELS:
             raise ConfigurationError(
                 f"{_key('log_level')}={self.log_level!r} is no level: use {', '.join(LOG_LEVELS)}."
             )
-        if self.dispatch_method not in DISPATCH_METHODS:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigurationError(
+                    f"{_key(name)}={getattr(self, name)!r} is none of {', '.join(choices)}."
+                )
+        for origin in self.embed_origins.split():
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigurationError(
+                    f"{_key('embed_origins')}: {origin!r} is no origin: write https://host or "
+                    "https://host:port, several with blanks between."
+                )
+        if self.embed == self.terms_consent == "on":
             raise ConfigurationError(
-                f"{_key('dispatch_method')}={self.dispatch_method!r} is none of "
-                f"{', '.join(DISPATCH_METHODS)}."
-            )
-        if self.moderation not in MODERATIONS:
-            raise ConfigurationError(
-                f"{_key('moderation')}={self.moderation!r} is none of {', '.join(MODERATIONS)}."
-            )
-        if self.moderation_failure not in MODERATION_FAILURES:
-            raise ConfigurationError(
-                f"{_key('moderation_failure')}={self.moderation_failure!r} is none of "
-                f"{', '.join(MODERATION_FAILURES)}."
+                f"{_key('terms_consent')}=on needs the terms on the page, and {_key('embed')}=on "
+                "(--embed) hides them: set one of them off."
             )
         if not (self.moderation_key.isascii() and self.moderation_key.isprintable()):
             raise ConfigurationError(
@@ -148,6 +177,11 @@ class Settings:
         if self.ui_grace_s > MAX_GRACE_S:
             raise ConfigurationError(
                 f"{_key('ui_grace_s')}={self.ui_grace_s} is too long: use 1 to {MAX_GRACE_S}."
+            )
+        if self.concurrency_count > MAX_CONCURRENCY:
+            raise ConfigurationError(
+                f"{_key('concurrency_count')}={self.concurrency_count} is too many: use 1 to "
+                f"{MAX_CONCURRENCY}, and more processes for more."
             )
         for each in fields(self):
             value = getattr(self, each.name)

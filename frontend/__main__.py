@@ -3,48 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from dataclasses import replace
 
 from broker.errors import ConfigurationError
-from broker.settings import DISPATCH_METHODS, Settings
+from broker.settings import DISPATCH_METHODS, MODEL_LIST_MODES, Settings
 
 
 def main() -> None:
-    """Read settings from the environment and serve the chosen door until told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m frontend", description=__doc__)
-    parser.add_argument("door", choices=["api", "ui"], help="what to serve")
-    parser.add_argument(
-        "--group",
-        action="append",
-        metavar="NAME=MODEL,MODEL",
-        help="serve several models under one name; may be given again (default: HELIOGRAPH_GROUPS)",
-    )
-    parser.add_argument(
-        "--dispatch-method",
-        choices=DISPATCH_METHODS,
-        help="which of a group's models gets a request (default: HELIOGRAPH_DISPATCH_METHOD)",
-    )
-    parser.add_argument(
-        "--moderate",
-        action="store_true",
-        help="judge what is written on the page before it is sent (default: HELIOGRAPH_MODERATION)",
-    )
-    flags = parser.parse_args()
+    """Read settings from environment and flags, and serve the chosen door until told to stop."""
+    flags = vars(_parser().parse_args())
+    door = flags.pop("door")
+    told = {
+        key: " ".join(value) if isinstance(value, list) else value
+        for key, value in flags.items()
+        if value is not None
+    }
     try:
-        settings = _with_flags(Settings.from_environment(), flags)
-        _serve_api(settings) if flags.door == "api" else _serve_ui(settings)
+        settings = Settings.from_environment(os.environ | told)
+        _serve_api(settings) if door == "api" else _serve_ui(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
 
 
-def _with_flags(settings: Settings, flags: argparse.Namespace) -> Settings:
-    groups = " ".join(flags.group) if flags.group else settings.groups
-    method = flags.dispatch_method or settings.dispatch_method
-    moderation = "on" if flags.moderate else settings.moderation
-    told = replace(settings, groups=groups, dispatch_method=method, moderation=moderation)
-    told.check()
-    return told
+def _parser() -> argparse.ArgumentParser:
+    """Flags are kept under the names of the settings that they stand for."""
+    parser = argparse.ArgumentParser(prog="python -m frontend", description=__doc__)
+    doors = parser.add_subparsers(dest="door", required=True, metavar="api | ui")
+    api = doors.add_parser("api", help="serve programs")
+    ui = doors.add_parser("ui", help="serve the chat page")
+    for door, port in ((api, "HELIOGRAPH_API_PORT"), (ui, "HELIOGRAPH_UI_PORT")):
+        _add(door, "--host", "HELIOGRAPH_HOST", "address to listen on", metavar="ADDRESS")
+        _add(door, "--port", port, "port to listen on", metavar="PORT")
+        _add(
+            door,
+            "--group",
+            "HELIOGRAPH_GROUPS",
+            "serve several models under one name; may be given again",
+            action="append",
+            metavar="NAME=MODEL,MODEL",
+        )
+        _add(
+            door,
+            "--dispatch-method",
+            "HELIOGRAPH_DISPATCH_METHOD",
+            "which of a group's models gets a request",
+            choices=DISPATCH_METHODS,
+        )
+    _add(
+        ui,
+        "--model-list-mode",
+        "HELIOGRAPH_MODEL_LIST_MODE",
+        "follow what is served, or keep the models that the first visitor found",
+        choices=MODEL_LIST_MODES,
+    )
+    _add(
+        ui,
+        "--concurrency-count",
+        "HELIOGRAPH_CONCURRENCY_COUNT",
+        "answers that this process shows at a time",
+        metavar="N",
+    )
+    for flag, setting, text in (
+        ("--embed", "HELIOGRAPH_EMBED", "be framed by other sites, without title and notes"),
+        ("--share", "HELIOGRAPH_SHARE", "have a public address at gradio.live"),
+        ("--moderate", "HELIOGRAPH_MODERATION", "judge what is written before it is sent"),
+    ):
+        _add(ui, flag, setting, text, action="store_const", const="on")
+    return parser
+
+
+def _add(door: argparse.ArgumentParser, flag: str, setting: str, text: str, **how: object) -> None:
+    door.add_argument(flag, dest=setting, help=f"{text} (default: {setting})", **how)  # type: ignore[arg-type]
 
 
 def _serve_api(settings: Settings) -> None:

@@ -41,6 +41,7 @@ from broker.messages import (
     WorkerInfo,
 )
 from broker.outage import Outage
+from broker.proxies import behind
 from broker.readers import Readers, hold
 from broker.settings import Settings
 from broker.subscriber import Events, Subscriber
@@ -56,10 +57,14 @@ def _directly(computation: Callable[[], None]) -> None:
     computation()
 
 
-def _join(request: GenerateRequest, reader: str, record: Kept | None) -> Callable[[Pipeline], None]:
-    """What belongs into the transaction that submits the job: a reader's lease, a chat's change."""
+def _join(
+    request: GenerateRequest, reader: str, record: Kept | None, ip: str
+) -> Callable[[Pipeline], None]:
+    """What belongs into the transaction that submits the job: who asks, in which chat."""
 
     def queue_all(pipe: Pipeline) -> None:
+        if ip:
+            feedback.note_ip(pipe, request.id, ip)
         if reader:
             hold(pipe, {reader: request.id})
         if record is not None:
@@ -218,6 +223,7 @@ class Service:
         wait_for_worker_s: float = 0.0,
         reader: str = "",
         keep: Callable[[GenerateRequest], Kept] | None = None,
+        ip: str = "",
     ) -> GenerateRequest:
         """Put one request on its model's queue, or on that of one of a group's models.
 
@@ -226,7 +232,8 @@ class Service:
         any, has a lease afterwards, and is to `arrive` at once. A job that no worker has taken
         within `queue_timeout_s` (else as the settings say) ends in QueueTimeout; with
         `wait_for_worker_s` it waits as long for a worker of a model that has none alive. `keep`
-        gives the chat or battle that the job answers, to be kept in the same transaction.
+        gives the chat or battle that the job answers, to be kept in the same transaction. `ip` is
+        the address that asks, for the chat log.
 
         A seed of 0 stands for "any": a random one is drawn here, so that a retry elsewhere
         continues the same draw. `path` has the cells that the request has come through.
@@ -266,7 +273,7 @@ class Service:
                 ),
                 jobs_per_s=info.jobs_per_s,
                 check=(lambda pipe: check(pipe, record)) if record else None,
-                also=_join(request, reader, record),
+                also=_join(request, reader, record, self._kept(ip)),
             )
             return request if started == request.id else self._attach(started, reader)
 
@@ -342,15 +349,24 @@ class Service:
         *,
         comment: str = "",
         ip: str = "",
+        replaces: str = "",
     ) -> str:
-        """Record a vote on an answer and return its entry id.
+        """Record a vote on an answer, or why it was cast; return its entry id.
 
         Raises:
             InvalidRequest: the kind of vote is unknown, or reason or comment is too long.
             JobNotFound: the job's record has expired or never existed.
         """
         with redis_errors():
-            return feedback.vote(self._redis, job_id, kind, reason, comment=comment, ip=ip)
+            return feedback.vote(
+                self._redis,
+                job_id,
+                kind,
+                reason,
+                comment=comment,
+                ip=self._kept(ip),
+                replaces=replaces,
+            )
 
     def battle(
         self,
@@ -372,7 +388,7 @@ class Service:
                 outcome,
                 reason,
                 comment=comment,
-                ip=ip,
+                ip=self._kept(ip),
                 anonymous=anonymous,
             )
 
@@ -380,6 +396,10 @@ class Service:
         """Which of two answers was found better, if they were compared."""
         with redis_errors():
             return feedback.compared(self._redis, left_id, right_id)
+
+    def _kept(self, ip: str) -> str:
+        """What the logs keep of an address; nothing of what is none."""
+        return behind(ip, "", ()) if self.settings.log_ip == "full" else ""
 
     def duels(self) -> Duels:
         """How models fared against each other; `broker.strengths` makes a leaderboard of it."""

@@ -134,17 +134,17 @@ class Stack:
                 return info
         return None
 
-    def api(self, **env: str) -> str:
+    def api(self, *flags: str, **env: str) -> str:
         """Start the API and return its address, e.g. http://127.0.0.1:4711."""
-        return self._serve("api", "HELIOGRAPH_API_PORT", env)
+        return self._serve("api", "HELIOGRAPH_API_PORT", flags, env)
 
-    def ui(self, **env: str) -> str:
+    def ui(self, *flags: str, **env: str) -> str:
         """Start the chat page and return its address."""
-        return self._serve("ui", "HELIOGRAPH_UI_PORT", env)
+        return self._serve("ui", "HELIOGRAPH_UI_PORT", flags, env)
 
-    def _serve(self, door: str, setting: str, env: dict[str, str]) -> str:
+    def _serve(self, door: str, setting: str, flags: tuple[str, ...], env: dict[str, str]) -> str:
         port = free_port()
-        process = self.start(door, "frontend", door, **{setting: str(port)}, **env)
+        process = self.start(door, "frontend", door, *flags, **{setting: str(port)}, **env)
 
         def listens() -> bool:
             assert process.status is None, f"{door} ended:\n{process.output}"

@@ -10,6 +10,7 @@ import uuid
 
 from flask import Flask, Response, g, request
 
+from broker.proxies import parse_networks
 from broker.settings import Settings
 from frontend.api import errors
 from frontend.api.answer import Answers
@@ -34,13 +35,17 @@ def create_app(settings: Settings, service: Service | None = None) -> Flask:
         service: the way in, when it is shared with others; a new one by default.
 
     Raises:
-        ConfigurationError: HELIOGRAPH_WORKER_ADDRESSES does not parse.
+        ConfigurationError: HELIOGRAPH_WORKER_ADDRESSES or HELIOGRAPH_TRUSTED_PROXIES does not
+            parse.
     """
     app = Flask("frontend.api")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     service = service or Service(settings)
     app.extensions["heliograph.service"] = service
     app.extensions["heliograph.answers"] = Answers(service)
+    app.extensions["heliograph.proxies"] = parse_networks(
+        settings.trusted_proxies, "HELIOGRAPH_TRUSTED_PROXIES"
+    )
     app.extensions["heliograph.control"] = ControlPlane.of(settings)
     app.before_request(_begin)
     app.after_request(_finish)

@@ -7,7 +7,6 @@ and say that they live. Who may register is `control`'s to decide. No route call
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -20,13 +19,12 @@ from frontend.api.body import read_json_body
 from frontend.api.context import current_service
 from frontend.api.control import ControlPlane
 from frontend.api.registration import HeartBeat, ModelName, Registration, Withdrawal, read
+from frontend.model_order import place
 
 controller = Blueprint("controller", __name__)
 
 MAX_CONTROL_BYTES = 64 * 1024
 """Far more than a registration has; it is read before its sender is known."""
-
-_SIZE = re.compile(r"InternVL2-([0-9]+)B")
 
 
 def _control() -> ControlPlane:
@@ -131,14 +129,6 @@ def _ready() -> list[ModelInfo]:
 
 def _names(infos: Iterable[ModelInfo]) -> list[str]:
     return sorted((info.name for info in infos), key=place)
-
-
-def place(name: str) -> tuple[int, int, str]:
-    """Sort key of InternVL's lists: Pro first, then InternVL2 by size, the rest by name."""
-    if "Pro" in name:
-        return 0, 0, name
-    size = _SIZE.match(name)
-    return (1, -int(size[1]), name) if size else (2, 0, name)
 
 
 def _public_url() -> str:

@@ -20,7 +20,7 @@ from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.completion import streamed_reply, whole_reply
 from frontend.api.content import read_messages
-from frontend.api.context import current_answers, current_service
+from frontend.api.context import client_address, current_answers, current_service
 from frontend.api.schemas import ChatRequest, parse
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
@@ -73,6 +73,7 @@ def chat_completions() -> Response:
         queue_timeout_s=wanted.queue_timeout,
         wait_for_worker_s=wanted.wait_for_worker or 0.0,
         reader=reader,
+        ip=client_address(),
     )
     g.job_id = job.id
     events = current_answers().follow(job, client, reader=reader)

@@ -20,7 +20,7 @@ from broker.readers import CANCEL, new_reader
 from frontend.api.answer import whole
 from frontend.api.body import read_json_body
 from frontend.api.client import Client, ClientGone
-from frontend.api.context import current_answers, current_service
+from frontend.api.context import client_address, current_answers, current_service
 from frontend.api.errors import Unsupported, unexpected
 from frontend.api.frames import Chunks, failure, frame, outcome, stream
 from frontend.api.payload import Payload, read_payload
@@ -96,6 +96,7 @@ def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest, str]:
         path=path,
         on_disconnect=CANCEL,
         reader=reader,
+        ip=client_address(),
     )
     g.job_id = job.id
     return payload, job, reader

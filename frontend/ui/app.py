@@ -21,8 +21,10 @@ from frontend.service import Service
 if TYPE_CHECKING:
     import gradio as gr
 
-MAX_THREADS = 256
-"""Each stream holds one (`page.MAX_STREAMS`); the rest answer the short events."""
+SHORT_EVENTS = 56
+"""Threads beside those of the answers that are shown, each of which holds one."""
+
+log = logging.getLogger(__name__)
 
 
 def main(settings: Settings) -> None:
@@ -39,6 +41,8 @@ def main(settings: Settings) -> None:
     # Gradio reads these where it has no parameter for them, and before it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["NO_PROXY"] = "*"  # Gradio asks itself whether it is up, and nobody else anything
+    # uvicorn's: whose word on client and scheme (X-Forwarded-For, -Proto) it takes.
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies.replace(",", " ").split())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     uploads = _empty_folder(settings)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
@@ -66,29 +70,32 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.history import History
         from frontend.ui.judge import Judge
         from frontend.ui.page import build_page
+        from frontend.ui.terms import Terms
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
     service, operations = Service(settings), Operations(settings)
     gate = None
     if settings.moderation == "on":
         gate = Gate.from_settings(connect(settings.url), settings)
-    judge = Judge(service, gate)
+    terms = Terms.load(settings)
+    judge = Judge(service, terms, gate)
     demo = build_page(
         Handlers(service, uploads, judge),
         History(service),
         BattleHandlers(service, uploads, judge),
         operations,
         settings,
+        terms,
     )
     demo.launch(
         server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
         server_port=settings.ui_port,
         prevent_thread_lock=True,
         quiet=True,
-        share=False,
+        share=settings.share == "on",
         inbrowser=False,
         show_error=False,
-        max_threads=MAX_THREADS,
+        max_threads=settings.concurrency_count + SHORT_EVENTS,
         # Larger pictures than are accepted are refused by a sentence of ours, up to this.
         max_file_size=max(settings.max_body_bytes, settings.max_image_bytes),
         footer_links=[],
@@ -108,7 +115,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
                 *login_routes(operations),
             ],
             "middleware": [
-                Middleware(ContentPolicy),
+                Middleware(ContentPolicy, framers=_framers(settings)),
                 Middleware(OwnerCookie),
                 Middleware(
                     BodyLimit,
@@ -120,6 +127,9 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         },
     )
 
+    if settings.share == "on":
+        _tell_share(demo.share_url)
+
     def stop_serving() -> None:
         # Open tabs would hold the server for seconds; that it leaves them is no error.
         logging.getLogger("uvicorn.error").disabled = True
@@ -127,6 +137,21 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         demo.close(verbose=False)
 
     return stop_serving
+
+
+def _framers(settings: Settings) -> str:
+    """Which sites may show the chat page in a frame."""
+    return (settings.embed_origins or "*") if settings.embed == "on" else ""
+
+
+def _tell_share(url: str | None) -> None:
+    if url:
+        log.warning("whoever knows %s can use the chat page", url)
+    else:
+        log.error(
+            "there is no public address: gradio.live cannot be reached, or its program cannot be "
+            "fetched. The page is served on this machine all the same."
+        )
 
 
 def _empty_folder(settings: Settings) -> Path:

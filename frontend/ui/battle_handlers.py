@@ -43,7 +43,7 @@ from frontend.ui.conversation import Bookmark
 from frontend.ui.judge import Judge
 from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
-from frontend.ui.shown import Outputs, body_of, line_of, owner, sampling_of, unchanged
+from frontend.ui.shown import Outputs, address, body_of, line_of, owner, sampling_of, unchanged
 from frontend.ui.stopping import fail, stop
 from frontend.ui.uploads import Upload, Uploads
 
@@ -162,7 +162,7 @@ class BattleHandlers:
             HeliographError: neither model can be asked.
         """
         sampling = sampling_of(*chosen)
-        self._judge.check(asked.left)
+        self._judge.check(asked.left, request.cookies)
         battle = asked.with_each(lambda chat: chat.model_copy(update={"sampling": sampling}))
         failures: dict[Side, Exception] = {}
         for side in SIDES:
@@ -188,6 +188,7 @@ class BattleHandlers:
                 on_disconnect=self._rule,
                 reader=reader,
                 keep=lambda job: battle.send(side, job),
+                ip=address(request),
             )
         except ChatChanged:
             # What the other side has told by now may have been kept; then this one goes on.
@@ -281,8 +282,7 @@ class BattleHandlers:
                 _check(battle, bookmark)
                 if battle is None or phase_of(battle) != "answered":
                     return unchanged(SHOWN)
-                ip = request.client.host if request.client else ""
-                voted = vote(self._service, battle, outcome, ip)
+                voted = vote(self._service, battle, outcome, address(request))
             except Exception as failure:
                 return self._refuse(bookmark, request, failure)
             return shown(voted)
@@ -292,8 +292,8 @@ class BattleHandlers:
 
 def _check(battle: Battle | None, bookmark: str | None) -> None:
     """Raise ChatChanged if the tab shows another version."""
-    if battle and battle.version != Bookmark.parse(bookmark).version:
-        raise ChatChanged(battle.kind)
+    if battle:
+        Bookmark.parse(bookmark).check(battle)
 
 
 def _seat(request: gr.Request, side: Side) -> str:

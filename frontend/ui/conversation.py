@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from broker.conversation import Chat, Kept
+from broker.errors import ChatChanged
 
 Phase = Literal["empty", "answering", "answered", "failed", "voted"]
 
@@ -31,6 +32,11 @@ class Bookmark:
     def of(cls, record: Kept) -> Bookmark:
         """The bookmark of a tab that shows this."""
         return cls(record.id, record.version) if record.version else cls()
+
+    def check(self, record: Kept) -> None:
+        """Raise ChatChanged if the tab shows another version."""
+        if record.version != self.version:
+            raise ChatChanged(record.kind)
 
     def __str__(self) -> str:
         return f"{self.chat}:{self.version}" if self.chat else ""

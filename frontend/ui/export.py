@@ -73,6 +73,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "timings": asdict(answer.timings) if answer.timings else None,
         "error": answer.error.message if answer.error else None,
         "vote": answer.vote,
+        "reason": answer.reason,
+        "comment": answer.comment,
     }
 
 

@@ -16,7 +16,6 @@ import gradio as gr
 
 from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, HeliographError, InvalidRequest
-from broker.feedback import Vote
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer, wording
@@ -33,6 +32,7 @@ from frontend.ui.shown import (
     PARTS,
     SHOWN,
     Outputs,
+    address,
     body_of,
     buttons,
     choose,
@@ -46,6 +46,7 @@ from frontend.ui.shown import (
 )
 from frontend.ui.stopping import fail, stop
 from frontend.ui.uploads import Uploads
+from frontend.ui.votes import Votes
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Handlers:
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
         self.models = ModelList(service)
+        self.votes = Votes(service)
         self._service = service
         self._uploads = Uploads(service, uploads)
         self.attaching = Attaching(service, self._uploads)
@@ -131,7 +133,7 @@ class Handlers:
         chat: Chat | None = None
         try:
             chat = self._read(bookmark, request)
-            _check(chat, bookmark)
+            Bookmark.parse(bookmark).check(chat)
             if chat.under_way or not chat.turns:
                 return unchanged(1 + SHOWN)
             question = chat.turns[-1].question
@@ -153,7 +155,7 @@ class Handlers:
         chat: Chat | None = None
         try:
             chat = self._read(bookmark, request)
-            _check(chat, bookmark)
+            Bookmark.parse(bookmark).check(chat)
             if chat.under_way:
                 return False, unchanged(SHOWN)
             return True, shown(*self._submit(change(choose(chat, model, *chosen)), request))
@@ -189,7 +191,7 @@ class Handlers:
         """
         if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
-        self._judge.check(asked)
+        self._judge.check(asked, request.cookies)
         reader = new_reader()
         try:
             job = self._service.submit(
@@ -199,6 +201,7 @@ class Handlers:
                 on_disconnect=self._rule,
                 reader=reader,
                 keep=asked.send,
+                ip=address(request),
             )
         except InvalidRequest:
             raise
@@ -273,30 +276,3 @@ class Handlers:
     def clear(self) -> Outputs:
         """Begin a new chat. Gives message and what is shown."""
         return (EMPTY, *shown(new_chat("")))
-
-    def vote(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
-        """Make the event of a vote button. It gives line, bookmark and buttons."""
-
-        def cast(bookmark: str | None, request: gr.Request) -> Outputs:
-            try:
-                chat = self._read(bookmark, request)
-                _check(chat, bookmark)
-                if chat.last is None or phase(chat) != "answered":
-                    return unchanged(2 + BUTTONS)
-                job_id = chat.last.job
-                self._service.vote(job_id, kind)
-                chat = self._service.chats.change(
-                    chat.owner, chat.id, lambda now: now.with_vote(job_id, kind)
-                )
-            except Exception as failure:
-                return (line_of(failure), *unchanged(1 + BUTTONS))
-            gr.Info("Thanks, your vote is noted.", duration=4)
-            return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
-
-        return cast
-
-
-def _check(chat: Chat, bookmark: str | None) -> None:
-    """Raise ChatChanged if the tab shows another version."""
-    if chat.version != Bookmark.parse(bookmark).version:
-        raise ChatChanged

@@ -1,26 +1,32 @@
-"""Whether a question may be sent: asks the gate of `frontend.moderation`, if there is one."""
+"""Whether a question may be sent: by the terms of use, and the gate of `frontend.moderation`."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from broker.conversation import Chat
 from frontend.moderation.gate import Gate
 from frontend.service import Service
+from frontend.ui.terms import Terms
 
 
 class Judge:
     """One for all pages of a process."""
 
-    def __init__(self, service: Service, gate: Gate | None = None) -> None:
-        """Without a gate everything may be sent; pictures come from `service`."""
+    def __init__(self, service: Service, terms: Terms, gate: Gate | None = None) -> None:
+        """Without a gate nothing is moderated; pictures come from `service`."""
         self._service = service
+        self._terms = terms
         self._gate = gate
 
-    def check(self, asked: Chat) -> None:
-        """Let the last question of a chat pass, and its system prompt.
+    def check(self, asked: Chat, cookies: Mapping[str, str]) -> None:
+        """Let the last question of a chat pass, and its system prompt, from a browser.
 
         Raises:
+            NotAgreed: it has not agreed to the terms of use.
             ContentFlagged, ModerationUnavailable, RedisUnavailable: see `frontend.moderation`.
         """
+        self._terms.check(cookies)
         if self._gate is not None:
             question = asked.turns[-1].question
             pictures = [self._service.image(sha256) for sha256 in question.images]

@@ -7,6 +7,7 @@ from contextlib import suppress
 import gradio as gr
 
 from broker.errors import ChatNotFound, HeliographError
+from frontend.model_order import place
 from frontend.service import Service
 from frontend.ui import wording
 from frontend.ui.shown import Outputs, owner
@@ -16,8 +17,10 @@ class ModelList:
     """Which models may be chosen, and which one is at first."""
 
     def __init__(self, service: Service) -> None:
-        """Use the service."""
+        """Use the service; its settings say whether the list follows what is served."""
         self._service = service
+        self._is_kept = service.settings.model_list_mode == "once"
+        self._kept: list[str] = []
 
     def refresh(self, chosen: str | None, known: list[str], request: gr.Request) -> Outputs:
         """Bring the list of models up to date. Gives dropdown, notice and the list.
@@ -27,15 +30,23 @@ class ModelList:
         """
         try:
             live = [model.name for model in self._service.models()]
+            listed = self._listed(live)
             wanted = chosen or self._model_of(request)
         except HeliographError as failure:
             return gr.skip(), wording.error(failure.body), gr.skip()
         notice = wording.missing(wanted, live)
-        if live == known and chosen:
+        if listed == known and chosen:
             return gr.skip(), notice, gr.skip()
-        value = wanted if wanted in live or chosen else next(iter(live), None)
-        choices = sorted({*live, value}) if value else []
-        return gr.update(choices=choices, value=value), notice, live
+        value = wanted if wanted in listed or chosen else next(iter(listed), None)
+        choices = sorted({*listed, value}, key=place) if value else []
+        return gr.update(choices=choices, value=value), notice, listed
+
+    def _listed(self, live: list[str]) -> list[str]:
+        """What is served, or was when somebody first came while something was."""
+        if not self._is_kept:
+            return sorted(live, key=place)
+        self._kept = self._kept or sorted(live, key=place)
+        return self._kept
 
     def _model_of(self, request: gr.Request) -> str | None:
         """The model that the address asks for."""

@@ -21,6 +21,8 @@ from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.shown import Outputs
+from frontend.ui.terms import Terms, TermsPanel
+from frontend.ui.vote_panel import VotePanel
 
 HERE = Path(__file__).parent
 EXAMPLES = (
@@ -29,8 +31,6 @@ EXAMPLES = (
 )
 
 REFRESH_S = 5.0
-MAX_STREAMS = 200
-"""Answers that one process shows at a time; the readers of others wait, their jobs do not."""
 
 
 def build_page(
@@ -39,18 +39,21 @@ def build_page(
     battles: BattleHandlers,
     operations: Operations,
     settings: Settings,
+    terms: Terms,
 ) -> gr.Blocks:
     """Build the pages over handlers that take uploads from a folder of the caller's."""
     with gr.Blocks(
         title="Heliograph", fill_width=True, analytics_enabled=False, delete_cache=(3600, 24 * 3600)
     ) as demo:
         Navbar(visible=False)
-        Page(demo, handlers, history)
+        Page(demo, handlers, history, settings)
+        if settings.embed == "off":
+            TermsPanel(demo, terms)
     with demo.route("Side by side", "/battle", show_in_navbar=False) as battle:
         BattlePage(battle, battles, settings)
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
         FleetPage(fleet, operations)
-    demo.queue(api_open=False, default_concurrency_limit=MAX_STREAMS)
+    demo.queue(api_open=False, default_concurrency_limit=None)  # threads bound the short events
     built: gr.Blocks = demo
     return built
 
@@ -58,7 +61,9 @@ def build_page(
 class Page:
     """The components, then the events."""
 
-    def __init__(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
+    def __init__(
+        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
+    ) -> None:
         self.known: gr.State = gr.State([])
         # Kept by the browser, so that any process goes on with the chat.
         self.bookmark, self.resume = (
@@ -67,6 +72,7 @@ class Page:
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
             '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
+            visible=settings.embed == "off",
             elem_id="heading",
             padding=False,
         )
@@ -76,7 +82,7 @@ class Page:
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
                 self._build_chat()
-        self._connect(demo, handlers, history)
+        self._connect(demo, handlers, history, settings)
 
     def _build_side(self) -> None:
         self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
@@ -139,8 +145,11 @@ class Page:
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
+        self.why = VotePanel()
 
-    def _connect(self, demo: gr.Blocks, handlers: Handlers, history: History) -> None:
+    def _connect(
+        self, demo: gr.Blocks, handlers: Handlers, history: History, settings: Settings
+    ) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.clear]
         buttons += [self.upvote, self.downvote, self.flag]
         shown = [self.chat, self.line, self.bookmark, *buttons]
@@ -167,7 +176,8 @@ class Page:
                 handlers.stream,
                 [self.bookmark],
                 [self.chat, self.line],
-                concurrency_id="streams",
+                concurrency_id="streams",  # with those of battles
+                concurrency_limit=settings.concurrency_count,
                 **QUIET,
             ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
         self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
@@ -180,7 +190,8 @@ class Page:
         )
         for button, kind in votes:
             voted = [self.line, self.bookmark, *buttons]
-            button.click(handlers.vote(kind), [self.bookmark], voted, **raw)
+            button.click(handlers.votes.cast(kind), [self.bookmark], voted, **raw)
+        self.why.connect(handlers.votes, self.bookmark, self.line)
         self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.message.change(None, [self.message], [self.files], js=FILES, **QUIET)

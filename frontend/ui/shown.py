@@ -39,6 +39,11 @@ def owner(request: gr.Request) -> str:
     return tabs.owner(request.cookies, request.session_hash or "")
 
 
+def address(request: gr.Request) -> str:
+    """Where the tab that asks is; behind trusted proxies what they say (see `app.main`)."""
+    return request.client.host if request.client else ""
+
+
 def base_url(request: gr.Request) -> str:
     """The page's address as the browser has it, with a slash at its end."""
     return str(request.request.base_url) if request.request else ""

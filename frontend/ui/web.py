@@ -42,10 +42,15 @@ _OWNED: Final = ("/", "/battle")
 
 
 class ContentPolicy:
-    """Middleware that adds the policy to every reply."""
+    """Middleware that adds the policy to every reply; `framers` may show the chat page in a frame.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Everything else is framed by this host alone, the orders of the fleet page above all.
+    """
+
+    def __init__(self, app: ASGIApp, framers: str = "") -> None:
+        """Take origins with blanks between, or `*`."""
         self._app = app
+        self._framers = framers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; change nothing but the reply's headers."""
@@ -53,7 +58,9 @@ class ContentPolicy:
         async def add_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault("Content-Security-Policy", POLICY)
+                framers = f"'self' {self._framers}" if scope["path"] == "/" else "'self'"
+                policy = f"{POLICY}; frame-ancestors {framers.strip()}"
+                headers.setdefault("Content-Security-Policy", policy)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "same-origin")
             await send(message)

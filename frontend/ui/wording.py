@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from broker.conversation import Chat
+from broker.conversation import Answer, Chat
 from broker.errors import ErrorBody
 from broker.events import START, End, SeenImage, Usage
 from broker.messages import WorkerInfo
@@ -106,6 +106,14 @@ def _shape(image: SeenImage) -> str:
 
 def _tokens(count: int) -> str:
     return "1 token" if count == 1 else f"{count:,} tokens"
+
+
+def said(answer: Answer) -> str:
+    """Why an answer was voted on."""
+    reason = f'<p class="line">Your reasons: {escape(answer.reason)}</p>' if answer.reason else ""
+    if not answer.comment:
+        return reason
+    return f'{reason}<p class="line comment" dir="auto" tabindex="0">{escape(answer.comment)}</p>'
 
 
 def ending(end: End) -> str:

@@ -83,6 +83,17 @@ def test_the_answer_of_a_vote_is_found_among_the_chats_when_its_log_is_gone(
     assert feedback.tail(client, 1)[0]["answer"] == "hello"
 
 
+def test_a_vote_with_its_reason_takes_the_place_of_the_one_without(client: redis.Redis) -> None:
+    job_id = answered(client, "hello")
+    before = client.xlen(keys.FEEDBACK_LOG)
+    bare = feedback.vote(client, job_id, "downvote")
+    told = feedback.vote(client, job_id, "downvote", "wrong", replaces=bare)
+    assert client.xlen(keys.FEEDBACK_LOG) == before + 1  # type: ignore[operator]
+    assert not client.xrange(keys.FEEDBACK_LOG, bare, bare)
+    (row,) = feedback.tail(client, 1)
+    assert (row["id"], row["reason"]) == (told, "wrong")
+
+
 @pytest.mark.parametrize(
     ("name", "most"), [("reason", feedback.MAX_REASON), ("comment", feedback.MAX_COMMENT)]
 )

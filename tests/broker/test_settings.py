@@ -48,6 +48,24 @@ def test_values_are_read_by_type() -> None:
         ),
         ({"HELIOGRAPH_LOG_LEVEL": "loud"}, "HELIOGRAPH_LOG_LEVEL='loud' is no level"),
         ({"HELIOGRAPH_PUBLIC_URL": "gpu1:8000"}, "HELIOGRAPH_PUBLIC_URL='gpu1:8000' is no address"),
+        ({"HELIOGRAPH_MODEL_LIST_MODE": "x"}, "HELIOGRAPH_MODEL_LIST_MODE='x' is none of reload, "),
+        ({"HELIOGRAPH_EMBED": "yes"}, "HELIOGRAPH_EMBED='yes' is none of off, on"),
+        ({"HELIOGRAPH_SHARE": "yes"}, "HELIOGRAPH_SHARE='yes' is none of off, on"),
+        (
+            {"HELIOGRAPH_EMBED_ORIGINS": "https://a.example b.example; script-src *"},
+            "HELIOGRAPH_EMBED_ORIGINS: 'b.example;' is no origin: write https://host",
+        ),
+        (
+            {"HELIOGRAPH_TRUSTED_PROXIES": "10.0.0.1/8"},
+            "HELIOGRAPH_TRUSTED_PROXIES='10.0.0.1/8': 10.0.0.1/8 has host bits set. Write",
+        ),
+        ({"HELIOGRAPH_TRUSTED_PROXIES": "*"}, "HELIOGRAPH_TRUSTED_PROXIES='\\*': '\\*' does not"),
+        ({"HELIOGRAPH_LOG_IP": "on"}, "HELIOGRAPH_LOG_IP='on' is none of full, off"),
+        ({"HELIOGRAPH_CONCURRENCY_COUNT": "0"}, "HELIOGRAPH_CONCURRENCY_COUNT=0 must be at least"),
+        (
+            {"HELIOGRAPH_CONCURRENCY_COUNT": "1001"},
+            "HELIOGRAPH_CONCURRENCY_COUNT=1001 is too many: use 1 to 1000, and more processes",
+        ),
         ({"HELIOGRAPH_APIPORT": "80"}, "HELIOGRAPH_APIPORT is not a setting"),
     ],
 )
@@ -60,6 +78,12 @@ def test_a_wrong_setting_is_named_with_its_value(environ: dict[str, str], senten
 def test_a_redis_url_of_no_known_form_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="REDIS_URL"):
         connect(url)
+
+
+def test_origins_have_scheme_host_and_port() -> None:
+    told = "https://a.example http://*.b.example:8443 http://127.0.0.1:80 http://[::1]:80"
+    settings = Settings.from_environment({"HELIOGRAPH_EMBED_ORIGINS": told})
+    assert settings.embed_origins == told
 
 
 def test_importing_the_packages_is_light() -> None:

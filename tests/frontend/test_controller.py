@@ -10,7 +10,7 @@ import pytest
 from broker import foreign, keys
 from broker.foreign import ForeignWorker
 from broker.registry import workers
-from frontend.api.controller import place
+from frontend.model_order import place
 from tests.frontend.originals import connect, post, registration
 from tests.stack import Stack, until
 

@@ -1,0 +1,45 @@
+"""The row that asks why, once a vote was cast: fixed reasons, a comment, and a way past them."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from broker.feedback import MAX_COMMENT
+from frontend.ui.chats_panel import QUIET
+from frontend.ui.votes import Votes
+
+
+class VotePanel:
+    """The components where it is made, the events with `connect`."""
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_id="why") as self.panel:
+            self.reasons = gr.CheckboxGroup([], label="Why? (optional)", interactive=True)
+            with gr.Row(elem_id="why-words"):
+                self.comment = gr.Textbox(
+                    label="Comment",
+                    show_label=False,
+                    placeholder=f"Comment, up to {MAX_COMMENT:,} characters",
+                    container=False,
+                    max_length=MAX_COMMENT,
+                    lines=1,
+                    max_lines=4,
+                    min_width=200,
+                )
+                self.tell = gr.Button("Send feedback", size="sm", min_width=72)
+                self.skip = gr.Button("Skip", size="sm", min_width=56)
+        self.said = gr.HTML(padding=False, elem_id="said")
+
+    def connect(self, votes: Votes, bookmark: gr.Textbox, line: gr.HTML) -> None:
+        """Set the events up."""
+        parts = [self.panel, self.reasons, self.comment, self.said]
+        bookmark.change(votes.refresh, [bookmark], parts, **QUIET)
+        gr.on(
+            [self.tell.click, self.comment.submit],
+            votes.tell,
+            [bookmark, self.reasons, self.comment],
+            [line, bookmark],
+            preprocess=False,
+            **QUIET,
+        )
+        self.skip.click(lambda: gr.update(visible=False), None, [self.panel], **QUIET)

@@ -1,0 +1,113 @@
+"""The events of voting on an answer and of saying why: each method is one, as in `handlers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import gradio as gr
+
+from broker.conversation import Answer, Chat
+from broker.errors import HeliographError, InvalidRequest
+from broker.feedback import Vote
+from frontend.service import Service
+from frontend.ui import wording
+from frontend.ui.conversation import Bookmark, phase
+from frontend.ui.shown import BUTTONS, Outputs, address, buttons, line_of, owner, unchanged
+
+REASONS: Final[dict[Vote, tuple[str, ...]]] = {
+    "upvote": ("correct", "complete", "clear", "well seen"),
+    "downvote": ("wrong", "not about the picture", "incomplete", "too long", "not what I asked"),
+    "flag": ("unsafe", "offensive", "private data", "illegal"),
+}
+
+PANEL: Final = 4
+"""The panel, its reasons, its comment, and what was said: the order of `refresh`."""
+
+
+class Votes:
+    """One vote for each answer, and once why."""
+
+    def __init__(self, service: Service) -> None:
+        """Use the service."""
+        self._service = service
+
+    def cast(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
+        """Make the event of a vote button. It gives line, bookmark and buttons."""
+
+        def vote(bookmark: str | None, request: gr.Request) -> Outputs:
+            try:
+                chat, answer = self._answer(bookmark, request)
+                if phase(chat) != "answered":
+                    return unchanged(2 + BUTTONS)
+                entry = self._service.vote(answer.job, kind, ip=address(request))
+                chat = self._service.chats.change(
+                    chat.owner, chat.id, lambda now: now.with_vote(answer.job, kind, entry)
+                )
+            except Exception as failure:
+                return (line_of(failure), *unchanged(1 + BUTTONS))
+            gr.Info("Thanks, your vote is noted.", duration=4)
+            return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
+
+        return vote
+
+    def refresh(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Ask why if there is a vote without a why. Gives the panel's components."""
+        try:
+            _, answer = self._answer(bookmark, request)
+        except HeliographError:
+            return (gr.update(visible=False), *unchanged(2), "")
+        is_asked = answer.vote is not None and not (answer.reason or answer.comment)
+        return (
+            gr.update(visible=is_asked),
+            gr.update(choices=list(REASONS[answer.vote]) if answer.vote else [], value=[]),
+            "",
+            wording.said(answer),
+        )
+
+    def tell(
+        self,
+        bookmark: str | None,
+        reasons: list[str] | None,
+        comment: str | None,
+        request: gr.Request,
+    ) -> Outputs:
+        """Keep why the last answer was voted on. Gives line and bookmark."""
+        try:
+            chat, answer = self._answer(bookmark, request)
+            kind = answer.vote
+            if kind is None or answer.reason or answer.comment:
+                return unchanged(2)
+            reason = ", ".join(each for each in REASONS[kind] if each in (reasons or ()))
+            words = (comment or "").strip()
+            if not (reason or words):
+                raise InvalidRequest("Choose a reason or write a comment, or skip it.")
+            entry = self._service.vote(
+                answer.job,
+                kind,
+                reason,
+                comment=words,
+                ip=address(request),
+                replaces=answer.vote_entry,
+            )
+            chat = self._service.chats.change(
+                chat.owner,
+                chat.id,
+                lambda now: now.with_vote(answer.job, kind, entry, reason, words),
+            )
+        except Exception as failure:
+            return (line_of(failure), gr.skip())
+        return (wording.last(chat), str(Bookmark.of(chat)))
+
+    def _answer(self, bookmark: str | None, request: gr.Request) -> tuple[Chat, Answer]:
+        """The chat that a tab shows, and its last answer.
+
+        Raises:
+            ChatChanged, ChatNotFound, InvalidRequest: it shows none, or another one.
+        """
+        shown = Bookmark.parse(bookmark)
+        chat = self._service.chats.read(owner(request), shown.chat)
+        shown.check(chat)
+        if chat.last is None:
+            raise InvalidRequest("There is no answer to vote on yet.")
+        return chat, chat.last
