@@ -13,6 +13,7 @@ class VotePanel:
     """The components where it is made, the events with `connect`."""
 
     def __init__(self) -> None:
+        self.said = gr.HTML(padding=False, elem_id="said")
         with gr.Column(visible=False, elem_id="why") as self.panel:
             self.reasons = gr.CheckboxGroup([], label="Why? (optional)", interactive=True)
             with gr.Row(elem_id="why-words"):
@@ -28,7 +29,6 @@ class VotePanel:
                 )
                 self.tell = gr.Button("Send feedback", size="sm", min_width=72)
                 self.skip = gr.Button("Skip", size="sm", min_width=56)
-        self.said = gr.HTML(padding=False, elem_id="said")
 
     def connect(self, votes: Votes, bookmark: gr.Textbox, line: gr.HTML) -> None:
         """Set the events up."""

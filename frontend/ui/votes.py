@@ -46,13 +46,12 @@ class Votes:
                 )
             except Exception as failure:
                 return (line_of(failure), *unchanged(1 + BUTTONS))
-            gr.Info("Thanks, your vote is noted.", duration=4)
             return (gr.skip(), str(Bookmark.of(chat)), *buttons(phase(chat)))
 
         return vote
 
     def refresh(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Ask why if there is a vote without a why. Gives the panel's components."""
+        """Thank for a vote, and ask why if that is not known. Gives the panel's components."""
         try:
             _, answer = self._answer(bookmark, request)
         except HeliographError:

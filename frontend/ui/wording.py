@@ -109,11 +109,14 @@ def _tokens(count: int) -> str:
 
 
 def said(answer: Answer) -> str:
-    """Why an answer was voted on."""
+    """Why an answer was voted on, or that it was."""
     reason = f'<p class="line">Your reasons: {escape(answer.reason)}</p>' if answer.reason else ""
-    if not answer.comment:
+    if answer.comment:
+        words = escape(answer.comment)
+        return f'{reason}<p class="line comment" dir="auto" tabindex="0">{words}</p>'
+    if reason or not answer.vote:
         return reason
-    return f'{reason}<p class="line comment" dir="auto" tabindex="0">{escape(answer.comment)}</p>'
+    return '<p class="thanks" role="status">Thanks, your vote is noted.</p>'
 
 
 def ending(end: End) -> str:
