@@ -17,8 +17,12 @@ from broker.events import START, Claim, Delta, End, EventId, Failed
 from broker.messages import GenerateRequest
 from frontend.service import Service
 from frontend.ui import wording
+from frontend.ui.markup import COLOURED_CHARACTERS
 
 UPDATE_S = 0.05
+PAINT_S = 0.1
+"""Time for the browser to show what it was sent."""
+
 UPDATES_PER_S = 200
 """What one process should send to all its tabs together; Gradio can do about twice that (measured
 on 2 busy cores), and new questions need the rest."""
@@ -91,6 +95,10 @@ def _updates(
                     resumed = resumed if text else 0.0
                     text, changed = text + piece, True
                 case End(text=piece):
+                    if len(text) > COLOURED_CHARACTERS:
+                        # The last words first, the colours of code when they have been painted.
+                        yield Update(text + piece, line)
+                        time.sleep(PAINT_S)
                     yield Update(text + piece, wording.ending(event), end=event)
                     return
                 case Failed(error=error):
