@@ -12,16 +12,12 @@ from typing import Any
 
 from broker.conversation import Chat, Turn
 from broker.messages import ChatMessage
+from frontend.ui.answer import LONG_CHARACTERS
 from frontend.ui.boxes import plain
 from frontend.ui.grounding import drawn
 
 PICTURES = "pictures"
 """Where `frontend.ui.web` serves stored pictures, relative to the page."""
-
-COLOURED_CHARACTERS = 2000
-"""Code in an answer that is longer gets its colours when the answer has ended. The browser sets the
-whole answer anew at each update: one of 24,000 characters of code took it 200 ms with colours, and
-16 without."""
 
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -106,8 +102,9 @@ def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
     assert answer is not None
     text = as_markdown(plain(answer.text, growing=not answer.has_ended))
     if not answer.has_ended:
-        colourless = len(text) > COLOURED_CHARACTERS
-        return _bubble("assistant", _FENCE.sub(r"\1", text) if colourless else text)
+        # A fence without a language: its code has no colours.
+        is_long = len(answer.text) > LONG_CHARACTERS
+        return _bubble("assistant", _FENCE.sub(r"\1", text) if is_long else text)
     asked = [turn.question for turn in turns]
     return _bubble(
         "assistant", text, *drawn(answer.text, asked, answer.sampling.image_process_mode)

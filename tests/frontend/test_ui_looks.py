@@ -60,7 +60,7 @@ def test_no_error_is_logged_and_no_other_host_is_asked(address: str) -> None:
         chat.open(model="echo").upload(EXAMPLES / "four-shapes.png")
         expect(chat.page.get_by_role("button", name="Remove Image")).to_be_visible()
         chat.ask(WRITTEN)
-        chat.expect_buttons(*ANSWERED)
+        chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         expect(chat.answers.locator(".katex")).to_have_count(1)
         assert chat.page.evaluate("document.fonts.ready.then(() => document.fonts.size)")
         chat.button("Upvote").click()
@@ -71,9 +71,9 @@ def test_no_error_is_logged_and_no_other_host_is_asked(address: str) -> None:
         battle.page.on("request", lambda request: requested.append(request.url))
         battle.add_pictures(EXAMPLES / "four-shapes.png")
         battle.ask(WRITTEN)
-        battle.expect_enabled(*AFTER, *VOTES)
+        battle.expect_enabled(*AFTER, *VOTES, timeout_ms=60_000)
         battle.button("Tie").click()
-        battle.expect_enabled(*AFTER)
+        battle.expect_enabled(*AFTER, timeout_ms=60_000)
         battle.close()
 
         fleet = ChatPage(browser, address)
@@ -106,7 +106,7 @@ def test_axe_finds_nothing_serious(browser: BrowserContext, address: str, route:
             chat.open(model="echo").upload(EXAMPLES / "four-shapes.png")
             expect(chat.page.get_by_role("button", name="Remove Image")).to_be_visible()
             chat.ask(WRITTEN)
-            chat.expect_buttons(*ANSWERED)
+            chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         else:
             chat.page.goto(address + route)
             ready = {"/": "#model input", "/battle": "#left h2", "/fleet": ".sheet td"}[route]
@@ -115,3 +115,45 @@ def test_axe_finds_nothing_serious(browser: BrowserContext, address: str, route:
             chat.page.set_viewport_size({"width": width, "height": 800})
             assert violations(chat.page) == [], f"{route}, {scheme}, {width} px"
         chat.close()
+
+
+def test_code_keeps_its_lines_and_is_copied_exactly(browser: BrowserContext, address: str) -> None:
+    browser.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+    code = "def area(side: float = 2.0) -> str:\n    return f'{side * side}' + ' <cm>'"
+    chat = ChatPage(browser, address).open(model="echo")
+    chat.ask(f"```python\n{code}\n```")
+    chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
+    expect(chat.answers.locator(".token.operator").first).to_have_css("display", "inline")
+    assert chat.answers.locator("pre").inner_text().rstrip("\n") == code
+    chat.answers.locator("pre").hover()
+    chat.answers.locator(".copy_code_button").click()
+    assert chat.page.evaluate("navigator.clipboard.readText()").rstrip("\n") == code
+    chat.close()
+
+
+def test_each_paragraph_has_its_own_direction_and_code_runs_from_the_left(
+    browser: BrowserContext, address: str
+) -> None:
+    paragraphs = (
+        "A paragraph in English, long enough to be the widest",
+        "יש כאן 42 צורות עם GPU אחד",
+        "في الصورة 3 دوائر و Heliograph",
+        "图中有三个圆形",
+    )
+    chat = ChatPage(browser, address).open(model="echo")
+    chat.ask("\n\n".join((*paragraphs, "```\nאבג = 1\n```")))
+    chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
+    assert chat.answers.locator("p").all_inner_texts() == list(paragraphs)
+    for bubble in (chat.answers, chat.questions):
+        assert bubble.evaluate(_SIDES) == ["left", "right", "right", "left", "left"]
+    chat.close()
+
+
+# At which side of its box the text of each paragraph, and of the code, begins.
+_SIDES = """(bubble) => [...bubble.querySelectorAll('p, pre code')].map((box) => {
+  const text = document.createRange();
+  text.selectNodeContents(box);
+  const inner = text.getBoundingClientRect();
+  const outer = (box.closest('pre') ?? box).getBoundingClientRect();
+  return inner.left - outer.left <= outer.right - inner.right ? 'left' : 'right';
+})"""
