@@ -20,7 +20,7 @@ import redis
 from broker import registry
 from broker.connection import connect
 from broker.messages import WorkerInfo
-from broker.server import start
+from broker.server import command
 from broker.settings import Settings
 
 T = TypeVar("T")
@@ -162,14 +162,37 @@ class Stack:
         self.redis.close()
 
 
+def start_valkey(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start an embedded Valkey with data in `folder` and wait until it answers."""
+    popen = subprocess.Popen(command(port, folder))
+    until_answers(popen, port)
+    return popen
+
+
+def until_answers(popen: subprocess.Popen[bytes], port: int) -> None:
+    """Wait for a server that was just started."""
+    with redis.Redis(port=port) as client:
+
+        def answers() -> bool:
+            assert popen.poll() is None, "it ended"
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:  # or it loads its data
+                return False
+
+        until(answers, "the server answers")
+
+
 @contextmanager
 def embedded_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
     """An embedded Valkey with data in `folder`; yields its URL."""
-    server = start(port or free_port(), folder / "valkey")
+    port = port or free_port()
+    popen = start_valkey(port, folder / "valkey")
     try:
-        yield f"redis://127.0.0.1:{server.port}/0"
+        yield f"redis://127.0.0.1:{port}/0"
     finally:
-        server.stop()
+        popen.terminate()
+        popen.wait(10)
 
 
 @contextmanager
@@ -183,19 +206,9 @@ def real_redis(folder: Path) -> Iterator[str]:
         [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
         stdout=subprocess.DEVNULL,
     )
-    url = f"redis://127.0.0.1:{port}/0"
-    client = connect(url)
     try:
-
-        def answers() -> bool:
-            try:
-                return bool(client.ping())
-            except redis.ConnectionError:
-                return False
-
-        until(answers, "redis-server answers")
-        yield url
+        until_answers(popen, port)
+        yield f"redis://127.0.0.1:{port}/0"
     finally:
-        client.close()
         popen.terminate()
         popen.wait(10)

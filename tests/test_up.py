@@ -134,6 +134,25 @@ def test_sixty_parallel_requests_are_answered_right_by_three_workers(up: Up) -> 
     assert len({fields[b"worker"] for _, fields in entries}) == 3  # type: ignore[union-attr]
 
 
+def test_it_outlives_its_valkey(up: Up) -> None:
+    """Everybody waits for the one that is started in its place, which knows what was."""
+    chats = up.redis.xlen(keys.CHAT_LOG)
+    (valkey,) = (
+        process
+        for process in psutil.Process(up.popen.pid).children(recursive=True)
+        if "valkey-server" in process.name()
+    )
+    valkey.kill()
+    until(lambda: "Redis answers again" in up.output, "they found it again")
+    client = openai.OpenAI(base_url=up.api + "/v1", api_key="none")
+    client.chat.completions.create(
+        model="heliograph-demo", messages=[{"role": "user", "content": "Hello"}]
+    )
+    until(lambda: up.redis.xlen(keys.CHAT_LOG) == chats + 1, "the chat is in the log with the rest")
+    assert up.popen.poll() is None
+    assert "Traceback" not in up.output, up.output
+
+
 def test_ctrl_c_ends_everything_and_leaves_no_process(up: Up) -> None:
     processes = [psutil.Process(up.popen.pid)]
     processes += processes[0].children(recursive=True)

@@ -24,9 +24,9 @@ from broker.errors import ConfigurationError
 from broker.loading import uncollected
 from broker.messages import WorkerInfo
 from broker.settings import DISPATCH_METHODS, Settings
+from broker.supervisor import BROKEN, Supervisor
 from workers.engines import import_engine, load_engine
 from workers.engines.base import EngineBroken, EngineOptions, UpstreamOptions
-from workers.supervisor import BROKEN, Supervisor
 from workers.templates import TEMPLATES
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
@@ -250,10 +250,8 @@ def main() -> None:
         logs.set_up(settings)
         flags = parse_flags(settings)
         if flags.restart:
-            supervisor = Supervisor(
-                [sys.executable, "-m", "workers", *sys.argv[1:], "--no-restart"]
-            )
-            sys.exit(supervisor.run())
+            command = [sys.executable, "-m", "workers", *sys.argv[1:], "--no-restart"]
+            sys.exit(Supervisor("the worker", command).run())
         serve(settings, flags)
     except EngineBroken as error:
         log.critical("this worker cannot go on: %s", error)

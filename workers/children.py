@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from workers.parent import end_with_parent
+from broker.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Final
 
-from workers.supervisor import BROKEN
+from broker.supervisor import BROKEN
 from workers.worker import BatchWorker
 
 log = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ from broker.settings import Settings
 from frontend.api.answer import TICK_S
 from frontend.api.app import create_app
 from frontend.api.client import STALL_S, bound
+from frontend.api.sse import DONE
 from frontend.service import Service
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ COLLECT = (700, 10, 50)
 often that one gap in a hundred is longer by 100 ms. Its young generations stay as they are: they
 free the bodies of refused requests.
 """
+
+_LAST_CHUNK = DONE + b"\r\n"
 
 GRACE_S = 3
 """After a signal to stop: what is still there then is killed."""
@@ -71,8 +74,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener: Any, request: Any, client: socket.socket, addr: Any) -> None:
         """Serve one request; hang up on a client that takes nothing for too long."""
+        sender = _Sender(client)
         try:
-            super().handle_request(listener, request, _Sender(client), addr)
+            try:
+                super().handle_request(listener, request, sender, addr)
+            except StopIteration:  # the connection is to be closed
+                sender.flush()
+                raise
+            sender.flush()
         except TimeoutError:
             log.warning(
                 "a client took next to nothing for %.0f s: its connection is closed", STALL_S
@@ -98,15 +107,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 class _Sender:
-    """A socket that sends what fits at once; gevent's asks for the size of its buffer each time."""
+    """A socket that sends what fits at once; gevent's asks for the size of its buffer each time.
+
+    Each piece that is sent wakes its reader, so the headers go with what they head, and the last
+    words of a stream with the chunk that ends it.
+    """
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
+        self._held = b""
+        self._has_begun = False
 
     def sendall(self, data: bytes) -> None:
-        sent = self._client.send(data)
-        if sent < len(data):
+        self._held += data
+        if self._has_begun and not data.endswith(_LAST_CHUNK):
+            self.flush()
+        self._has_begun = True
+
+    def flush(self) -> None:
+        """Send what is held."""
+        data, self._held = self._held, b""
+        if data and (sent := self._client.send(data)) < len(data):
             self._client.sendall(data[sent:])
+
+    def close(self) -> None:
+        """Close the connection; what is held is not sent any more."""
+        self._held = b""
+        self._client.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

@@ -6,10 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-import redis
-
-from broker.server import start
-from tests.stack import free_port
+from tests.stack import free_port, start_valkey
 
 
 class RedisServer:
@@ -22,13 +19,13 @@ class RedisServer:
         self.start()
 
     def start(self) -> None:
-        self._server = start(self.port, self.folder)
-        with redis.Redis(port=self.port) as client:
-            self.pid = int(client.info("server")["process_id"])
+        self._popen = start_valkey(self.port, self.folder)
+        self.pid = self._popen.pid
 
     def kill(self) -> float:
         """End it with SIGKILL; return when."""
-        self._server.terminate()
+        self._popen.kill()
+        self._popen.wait()
         return time.monotonic()
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from broker import quarantine
 from broker.messages import GenerateRequest
+from broker.supervisor import BROKEN
 from frontend.service import Service
 from tests.chaos.cases import Case, Readers
 from tests.chaos.cursed import (
@@ -34,7 +35,6 @@ from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
 from tests.workers.test_worker import ask
-from workers.supervisor import BROKEN
 
 STREAMS = 6
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from broker import quarantine
 from broker.messages import GenerateRequest, SamplingParams
+from broker.supervisor import BROKEN
 from frontend.service import Service
 from tests.chaos.cases import Case, Readers
 from tests.chaos.cursed import EXPECTED, NOTICED_S, OPTIONS, THREADS, TOKENS, out_of_memory, start
@@ -21,7 +22,6 @@ from tests.stack import Process, Stack
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
 from tests.workers.test_worker import answer, ask, say
-from workers.supervisor import BROKEN
 
 SLOW = f"tokens_per_s=25&tokens={TOKENS}"
 PICTURE_SIDE = 4900

@@ -12,13 +12,13 @@ import torch
 from broker import channel, registry
 from broker.events import Claim
 from broker.messages import GenerateRequest
+from broker.supervisor import BROKEN
 from frontend.service import Service
 from tests.stack import Process, Stack, until
 from tests.workers.reference import load, request
 from tests.workers.test_worker import answer, ask, deltas
 from workers.engines.base import EngineBroken
 from workers.scheduler import Scheduler
-from workers.supervisor import BROKEN
 
 SLOW = "tokens_per_s=100&tokens=100"
 BREAKING = f"{SLOW}&breaks_after=40"

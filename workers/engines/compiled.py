@@ -27,13 +27,13 @@ import transformers
 from torch import Tensor, nn
 
 from broker.errors import ConfigurationError
+from broker.parent import end_with_parent
 from workers.engines import attention, deepstack, native, packed
 from workers.engines.base import EngineOptions
 from workers.engines.cache import Layers, SlotCache
 from workers.engines.checkpoint import load_checkpoint
 from workers.engines.layout import Placement
 from workers.engines.plan import Plan
-from workers.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
