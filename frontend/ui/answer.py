@@ -19,6 +19,13 @@ from frontend.service import Service
 from frontend.ui import wording
 
 UPDATE_S = 0.05
+LONG_CHARACTERS = 2000
+"""Code in an answer that is longer gets its colours when the answer has ended: a browser sets the
+whole answer anew at each update, and colours are most of that work."""
+
+PAINT_S = 0.1
+"""Time for a browser to show the last words before it colours them."""
+
 UPDATES_PER_S = 200
 """What one process should send to all its tabs together; Gradio can do about twice that (measured
 on 2 busy cores), and new questions need the rest."""
@@ -91,6 +98,9 @@ def _updates(
                     resumed = resumed if text else 0.0
                     text, changed = text + piece, True
                 case End(text=piece):
+                    if len(text) > LONG_CHARACTERS:
+                        yield Update(text + piece, line)
+                        time.sleep(PAINT_S)
                     yield Update(text + piece, wording.ending(event), end=event)
                     return
                 case Failed(error=error):

@@ -21,6 +21,7 @@ from frontend.service import Service
 if TYPE_CHECKING:
     import gradio as gr
 
+HERE = Path(__file__).parent
 SHORT_EVENTS = 56
 """Threads beside those of the answers that are shown, each of which holds one."""
 
@@ -105,7 +106,8 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         ssr_mode=False,
         pwa=False,
         theme=_theme(),
-        css_paths=[Path(__file__).with_name(name) for name in ("style.css", "battle.css")],
+        css_paths=[HERE / name for name in ("style.css", "battle.css", "code.css")],
+        head_paths=[HERE / name for name in ("stream.html", "labels.html")],
         app_kwargs={
             "openapi_url": None,
             "routes": [
@@ -174,6 +176,7 @@ def _theme() -> gr.themes.Base:
     )
     return theme.set(
         body_text_color_subdued="*neutral_500",  # its own grey has a contrast of 2.6 to white
+        link_text_color_dark="*secondary_400",
         button_primary_background_fill="*primary_400",
         button_primary_background_fill_hover="*primary_300",
         button_primary_text_color="#1c1917",

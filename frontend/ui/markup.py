@@ -12,6 +12,7 @@ from typing import Any
 
 from broker.conversation import Chat, Turn
 from broker.messages import ChatMessage
+from frontend.ui.answer import LONG_CHARACTERS
 from frontend.ui.boxes import plain
 from frontend.ui.grounding import drawn
 
@@ -44,6 +45,7 @@ _TAG_OR_LITERAL = re.compile(
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
+_FENCE = re.compile(r"^([ ]{0,3}(?:`{3,}|~{3,}))[^`\n]+$", re.MULTILINE)
 _PICTURES = re.compile(
     rf"^(?:!\[picture [0-9a-f]{{8}}\]\({PICTURES}/[0-9a-f]{{64}}\)(?:\n\n|\s*\Z)?)+"
 )
@@ -100,7 +102,9 @@ def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
     assert answer is not None
     text = as_markdown(plain(answer.text, growing=not answer.has_ended))
     if not answer.has_ended:
-        return _bubble("assistant", text)
+        # A fence without a language: its code has no colours.
+        is_long = len(answer.text) > LONG_CHARACTERS
+        return _bubble("assistant", _FENCE.sub(r"\1", text) if is_long else text)
     asked = [turn.question for turn in turns]
     return _bubble(
         "assistant", text, *drawn(answer.text, asked, answer.sampling.image_process_mode)

@@ -100,7 +100,7 @@ class Page:
                 gr.Slider(0.0, 1.0, 0.2, step=0.1, label="Temperature", interactive=True),
                 gr.Slider(0.05, 1.0, 0.7, step=0.05, label="Top-p", interactive=True),
                 gr.Slider(1.0, 1.5, 1.0, step=0.02, label="Repetition penalty", interactive=True),
-                gr.Slider(64, 1024, 512, step=64, label="Max output tokens", interactive=True),
+                gr.Slider(64, 4096, 512, step=64, label="Max output tokens", interactive=True),
                 gr.Slider(
                     0,
                     24,

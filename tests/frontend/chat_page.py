@@ -53,15 +53,15 @@ window.EventSource = class extends Source {
 
 
 @contextmanager
-def chromium() -> Iterator[BrowserContext]:
-    """A profile of the system's Chromium, whose tabs share a cache.
+def chromium(*flags: str) -> Iterator[BrowserContext]:
+    """A profile of the system's Chromium, whose tabs share a cache, with more flags if given.
 
     A machine without Chromium fails the test instead of skipping it.
     """
     binary = shutil.which("chromium")
     assert binary, "the chat page's tests need Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=binary, args=[*FLAGS, *flags])
         yield browser.new_context()
         browser.close()
 

@@ -104,3 +104,10 @@ def test_a_reader_that_leaves_closes_the_stream() -> None:
     next(reader)
     reader.close()
     assert script.closed
+
+
+def test_the_last_words_of_a_long_answer_come_before_its_end() -> None:
+    words = "w" * answer.LONG_CHARACTERS
+    *_, words_only, end = updates(Delta(EventId(1, 1), words + " ", (1,)), END)
+    assert words_only.text == end.text == f"{words} !"
+    assert (words_only.end, end.end) == (None, END)

@@ -1,5 +1,7 @@
 """What the chat page remembers and says, without a browser."""
 
+from typing import Any
+
 import pytest
 
 from broker.conversation import Chat, new_chat
@@ -8,6 +10,7 @@ from broker.events import End, EventId, FinishReason, SeenImage, Timings, Usage
 from broker.messages import GenerateRequest, WorkerInfo
 from frontend.line import Place
 from frontend.ui import wording
+from frontend.ui.answer import LONG_CHARACTERS
 from frontend.ui.conversation import Bookmark, Controls, phase
 from frontend.ui.markup import as_markdown, as_text, render, turn_at
 
@@ -248,3 +251,22 @@ def test_an_error_says_what_happened_to_which_job_and_what_to_do() -> None:
     shown = wording.error(NoLiveWorker("Nobody <is> there.").body, "j1")
     assert "Nobody &lt;is&gt; there. (job j1) Regenerate tries again." in shown
     assert "Regenerate" not in wording.error(InvalidImage("Not a picture.").body)
+
+
+def test_code_in_a_long_answer_gets_its_colours_at_the_end() -> None:
+    code = "```python\nx = 1\n```\n\n~~~ js\ny\n~~~\n"
+    for words, growing in (
+        ("", code),
+        ("w " * LONG_CHARACTERS, "```\nx = 1\n```\n\n~~~\ny\n~~~\n"),
+    ):
+        sent = new_chat("me").ask("Write").send(JOB)
+        assert sent.last is not None
+        told = sent.last.model_copy(update={"text": f"{code}{words}"})
+        assert text_of(render(sent.with_last(told))) == f"{growing}{words}"
+        ended = told.model_copy(update={"finish": "stop"})
+        assert text_of(render(sent.with_last(ended))) == f"{code}{words}"
+
+
+def text_of(bubbles: list[dict[str, Any]]) -> str:
+    """The words of the last bubble."""
+    return str(bubbles[-1]["content"][0]["text"])
