@@ -10,8 +10,8 @@ JOBS ?= 3
 CHAOS_JOBS ?= 4
 # These have the machine to themselves: they compile a model, have a browser show a megabyte, and
 # measure how evenly streams come.
-ALONE = tests/chaos/test_compiled.py tests/frontend/test_ui_output.py tests/frontend/test_ui_cost.py \
-  tests/chaos/test_many.py \
+ALONE = tests/chaos/test_compiled.py tests/chaos/test_many.py tests/frontend/test_ui_output.py \
+  tests/frontend/test_ui_cost.py tests/frontend/test_ui_crowd.py \
   tests/chaos/test_slow_readers.py::test_fifty_slow_readers_beside_fifty_others
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -77,6 +77,12 @@ class Store(Generic[K]):
         return self._catch_up(record)
 
     @redis_errors()
+    def version(self, record_id: str) -> int:
+        """How often a record was changed; 0 if it is not here."""
+        raw: Any = self._client.hget(_KEY[self._record.kind](record_id), "version")
+        return int(raw or 0)
+
+    @redis_errors()
     def entries(self, owner: str) -> list[Entry]:
         """List an owner's records, the last changed first."""
         kind = self._record.kind

@@ -72,8 +72,10 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.judge import Judge
         from frontend.ui.page import build_page
         from frontend.ui.terms import Terms
+        from frontend.ui.uploads import fetch_nothing
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
+    fetch_nothing()
     service, operations = Service(settings), Operations(settings)
     gate = None
     if settings.moderation == "on":

@@ -82,6 +82,21 @@ class Handlers:
             page = shown(new_chat(""), line_of(failure))
             return (*unchanged(PARAMETERS), *page, *unchanged(PARTS))
 
+    def look(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Show what another tab has made of the chat. Gives what is shown, and what goes on."""
+        mark, tab = Bookmark.parse(bookmark), request.session_hash or ""
+        if not mark.chat or tab in self._readers:
+            return unchanged(SHOWN + 1)
+        try:
+            if self._service.chats.version(mark.chat) <= mark.version:
+                return unchanged(SHOWN + 1)
+            chat = self._service.chats.read(owner(request), mark.chat)
+        except HeliographError:
+            return unchanged(SHOWN + 1)
+        if chat.under_way:
+            self._readers.arrive(tab, chat.under_way)
+        return (*shown(chat), resume(chat)[0])
+
     def send(
         self,
         bookmark: str | None,

@@ -198,7 +198,16 @@ class Page:
         for change in (self.files.change, self.model.change, self.bookmark.change):
             change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
         models = [self.model, self.notice, self.known]
-        gr.Timer(REFRESH_S).tick(handlers.models.refresh, [self.model, self.known], models, **raw)
+
+        def tick(
+            model: str | None, known: list[str], bookmark: str | None, request: gr.Request
+        ) -> Outputs:
+            found = handlers.models.refresh(model, known, request)
+            return (*found, *handlers.look(bookmark, request))
+
+        known = [self.model, self.known]
+        live = [*models, *shown, self.resume]
+        gr.Timer(REFRESH_S).tick(tick, [*known, self.bookmark], live, **raw)
 
         def load(model: str | None, known: list[str], request: gr.Request) -> Outputs:
             found = handlers.models.refresh(model, known, request)
@@ -206,6 +215,6 @@ class Page:
 
         parts = [self.resume, self.side, self.ask, self.after]
         loaded = [*models, self.chats.list, *self.parameters, *shown, *parts]
-        demo.load(load, [self.model, self.known], loaded, **raw)
+        demo.load(load, known, loaded, **raw)
         demo.load(None, None, None, js=COMPLETE, **QUIET)
         demo.unload(handlers.leave)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import gradio as gr
+from gradio import processing_utils
 
 from broker.errors import InvalidImage, RequestTooLarge
 from frontend.pictures import kind_of
@@ -14,6 +17,15 @@ Upload = dict[str, Any]
 """An uploaded file as the browser names it, unopened; `path` is a claim, not a fact."""
 
 _LONGEST_NAME = 60
+
+
+def fetch_nothing() -> None:
+    """Have Gradio refuse addresses that a browser sends as files; by itself it asks for them."""
+    processing_utils.async_ssrf_protected_download = _refuse
+
+
+async def _refuse(url: str, cache_dir: str) -> NoReturn:
+    raise gr.Error("Addresses are not fetched: upload the picture itself.", print_exception=False)
 
 
 class Uploads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,16 @@ class GradioTab:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, text: str, *, model: str, max_tokens: int) -> AsyncIterator[Told]:
+    async def ask(
+        self, text: str, *, model: str, max_tokens: int, files: Sequence[str] = ()
+    ) -> AsyncIterator[Told]:
         """Send a message; give what is told of its answer. Chat and line are the outputs."""
-        values = {"Message": text, "Model": model, "Max output tokens": max_tokens}
+        named = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in files]
+        values = {
+            "Message": {"text": text, "files": named},
+            "Model": model,
+            "Max output tokens": max_tokens,
+        }
         sent = [told async for told in self._call("send", values)][-1]
         bookmark = self._events["stream"]["inputs"][0]
         place = self._events["send"]["outputs"].index(bookmark)
@@ -80,10 +87,7 @@ class GradioTab:
 
     def _value(self, part: int, values: dict[Any, Any]) -> Any:
         props = self._parts[part]["props"]
-        value = values.get(part, values.get(props.get("label"), props.get("value")))
-        if self._parts[part]["type"] == "multimodaltextbox" and isinstance(value, str):
-            return {"text": value, "files": []}
-        return value
+        return values.get(part, values.get(props.get("label"), props.get("value")))
 
 
 def changed(value: Any, edits: list[tuple[str, list[Any], Any]]) -> Any:

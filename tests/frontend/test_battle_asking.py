@@ -15,6 +15,7 @@ from frontend.service import Service
 from frontend.ui import tabs
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.judge import Judge
+from frontend.ui.terms import Terms
 from tests.frontend.test_battle_page import newest, worker
 from tests.stack import Stack, until
 
@@ -52,7 +53,7 @@ def two(stack: Stack) -> Stack:
 
 def ask(service: Service, folder: Path) -> tuple[Battle, list[str]]:
     """Ask both models; return the battle as it is then, and the lines of both sides."""
-    handlers = BattleHandlers(service, folder, Judge(service))
+    handlers = BattleHandlers(service, folder, Judge(service, Terms.load(service.settings)))
     given = handlers.ask("", "which?", None, "named", "ant", "bee", 0.5, 1.0, 64, TAB)
     handlers.leave(TAB)
     (entry,) = service.battles.entries(OWNER)

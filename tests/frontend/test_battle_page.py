@@ -313,6 +313,7 @@ def test_pictures_reach_both_and_the_demo_model_is_right(
     expect(tab.questions_of("left").locator("img")).to_have_count(2)
 
     tab.button("New round").click()
+    expect(tab.answers_of("left")).to_have_count(0)
     tab.add_pictures(EXAMPLES / "five-shapes.png")
     tab.ask("How many shapes are there?")
     tab.expect_enabled(*AFTER, *VOTES, timeout_ms=90_000)

@@ -20,6 +20,9 @@ WORDS = 250
 SLOW = f"echo?tokens_per_s=25&tokens={WORDS}"
 QUESTION = "one two three four five six seven"
 
+# Browsers let timers of tabs in the background rest; such a tab hears of nothing.
+_REST = "for (let timer = setInterval(() => {}); timer > 0; timer--) clearInterval(timer)"
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[BrowserContext]:
@@ -86,6 +89,27 @@ def test_a_reload_in_mid_answer_goes_on_with_it(chat: ChatPage) -> None:
     assert chat.model.input_value() == "slow"
 
 
+def test_an_idle_tab_follows_what_another_one_asks(
+    chat: ChatPage, browser: BrowserContext, other_address: str
+) -> None:
+    opened = begin(chat)
+    chat.button("Stop").click()
+    chat.expect_buttons(*ANSWERED)
+    idle = ChatPage(browser, other_address).open(f"?chat={opened}", model="slow")
+    expect(idle.answers).to_have_text(chat.answers.inner_text())
+    chat.ask("and what else")
+    expect(idle.questions).to_have_text([QUESTION, "and what else"], timeout=10_000)
+    idle.expect_buttons("Stop")
+    idle.page.wait_for_function("window.seen.filter((text) => text.startsWith('and')).length >= 3")
+    idle.button("Stop").click()
+    for tab in (chat, idle):
+        tab.expect_buttons(*ANSWERED)
+    assert idle.answers.all_inner_texts() == chat.answers.all_inner_texts()
+    idle.button("Upvote").click()
+    expect(chat.button("Upvote")).to_be_disabled(timeout=10_000)
+    idle.close()
+
+
 def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     chat: ChatPage, browser: BrowserContext, other_address: str, echo_stack: Stack
 ) -> None:
@@ -106,6 +130,7 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     assert all(new.startswith(old) for old, new in pairwise(second.seen))
     assert request.messages[0].text == QUESTION
 
+    chat.page.evaluate(_REST)
     second.ask("and on")
     expect(second.questions).to_have_count(2)
     second.button("Stop").click()

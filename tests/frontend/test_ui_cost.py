@@ -1,4 +1,4 @@
-"""What an answer of 4,000 tokens at 100 tokens/s costs, and how late its last words are told."""
+"""What a long answer costs, how late its last words are told, and when the page is painted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from statistics import median
 
 import pytest
+from playwright.sync_api import expect
 
 from broker.messages import GenerateRequest
 from frontend.service import Service
-from tests.frontend.gradio_tab import GradioTab, answer_of
+from tests.frontend.chat_page import chromium
+from tests.frontend.gradio_tab import GradioTab, Told, answer_of
 from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack
 
@@ -21,6 +24,11 @@ LATEST_S = 0.3
 
 BYTES_PER_TOKEN = 90
 """Most of it is the envelope of each of the twenty updates a second."""
+
+LOADS = 5
+PAINTED_S = 2.0
+
+ENVELOPE_BYTES = 4096
 
 PROSE = "".join(f"Sentence {n} says **something** and `code` of it.\n\n" for n in range(60))
 
@@ -50,28 +58,54 @@ def paced(stack: Stack) -> Iterator[Stack]:
 def test_bytes_grow_with_the_answer_and_the_last_token_is_told_at_once(
     paced: Stack, service: Service, report: Callable[[str], None]
 ) -> None:
-    async def ask(address: str) -> tuple[list[tuple[int, int]], str, float, float]:
-        sizes, text, at_s = [], "", 0.0
+    async def ask(address: str) -> tuple[list[tuple[int, Told]], str, float, float]:
+        seen, text, at_s = [], "", 0.0
         async with GradioTab(address) as tab:
             reader: Reader | None = None
             async for told in tab.ask(PROSE, model="echo", max_tokens=4096):
                 reader = reader or Reader(service, last_job(paced)[1])
                 words = answer_of(told.outputs[0])
-                sizes.append((len(words.split()), told.size))
+                seen.append((len(words.split()), told))
                 at_s = told.at_s if words != text else at_s
                 text = words
         assert reader
         await asyncio.to_thread(reader.join)
-        return sizes, text, at_s, reader.ended_s
+        return seen, text, at_s, reader.ended_s
 
-    sizes, text, told_s, ended_s = asyncio.run(ask(paced.ui()))
+    seen, text, told_s, ended_s = asyncio.run(ask(paced.ui()))
     assert len(text.split()) == TOKENS
     assert told_s - ended_s <= LATEST_S
-    first = sum(size for tokens, size in sizes if tokens <= TOKENS / 2)
-    second = sum(size for tokens, size in sizes if tokens > TOKENS / 2)
-    assert second <= 1.2 * first
-    assert first + second <= BYTES_PER_TOKEN * TOKENS
+    *updates, (_, last) = seen
+    first = sum(told.size for tokens, told in updates if tokens <= TOKENS / 2)
+    second = sum(told.size for tokens, told in updates if tokens > TOKENS / 2)
+    assert last.is_last and last.size <= 1.1 * len(text) + ENVELOPE_BYTES, "the whole, once"
+    assert second <= 1.1 * first
+    assert first + second + last.size <= BYTES_PER_TOKEN * TOKENS
     report(
         f"an answer of {TOKENS} tokens: {(first + second) / TOKENS:.0f} bytes a token, second half "
         f"{second / first:.2f} times the first, last token told after {told_s - ended_s:.3f} s"
     )
+
+
+def test_the_page_is_painted_soon(echo_stack: Stack, report: Callable[[str], None]) -> None:
+    """In browsers that have never seen it."""
+    address = echo_stack.ui()
+    painted_s, ready_s = zip(*(first_paint(address) for _ in range(LOADS)), strict=True)
+    report(
+        f"the page in {LOADS} new browsers: painted after {median(painted_s):.2f} s, slowest "
+        f"{max(painted_s):.2f} s; a message can be written after {median(ready_s):.2f} s"
+    )
+    assert median(painted_s) <= PAINTED_S
+
+
+def first_paint(address: str) -> tuple[float, float]:
+    """Seconds until the browser paints something of the page, and until one can write in it."""
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(address, wait_until="commit")
+        expect(page.get_by_label("Message", exact=True)).to_be_editable(timeout=20_000)
+        ready_ms = page.evaluate("performance.now()")
+        painted_ms = page.evaluate(
+            "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        )
+        return painted_ms / 1000, ready_ms / 1000

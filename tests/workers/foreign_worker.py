@@ -152,6 +152,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def generate(self, payload: dict[str, Any]) -> None:
+        self.is_counted = True
         self.worker.enter(payload, self.headers.get("X-Heliograph-Path"))
         try:
             with self.worker.semaphore:
@@ -161,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             self.worker.broken_off += 1
             self.close_connection = True
         finally:
-            self.worker.leave()
+            self.leave()
 
     # What is sent
 
@@ -178,7 +179,13 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.worker.flags.pace)
         self.send(json.dumps({"text": text, "error_code": code, **more}).encode() + b"\0")
 
+    def leave(self) -> None:
+        if self.is_counted:
+            self.is_counted = False
+            self.worker.leave()
+
     def end(self) -> None:
+        self.leave()  # before the client knows, who may ask again at once
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 

@@ -1,0 +1,119 @@
+"""The chat page as programs see it: fifty chats at once, and files that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import redis
+
+from broker import keys
+from tests.frontend.gradio_tab import GradioTab, answer_of
+from tests.stack import Stack
+
+TABS = 50
+WORDS = 100
+SPEED = 20
+"""Tokens a second of each answer; a word is one."""
+
+LATEST_S = 0.5
+"""From an event to the page, for 95 of 100 states of an answer that are shown."""
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass
+class Told:
+    """An answer as it was published: its text so far, and when it was how long."""
+
+    text: str = ""
+    lengths: list[int] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.text += text
+        self.lengths.append(len(self.text))
+        self.times_s.append(time.time())
+
+    def delay_s(self, text: str, shown_s: float) -> float:
+        """How long after the event that brought it a state was shown."""
+        return shown_s - self.times_s[bisect_left(self.lengths, len(text))]
+
+
+@contextmanager
+def published(client: redis.Redis) -> Iterator[dict[str, Told]]:
+    """What is published meanwhile, by job."""
+    answers: dict[str, Told] = defaultdict(Told)
+
+    def note(message: Any) -> None:
+        _, fields = json.loads(message["data"])
+        answers[message["channel"].decode()].add(fields.get("d", ""))
+
+    with client.pubsub() as pubsub:
+        pubsub.psubscribe(**{keys.live("*"): note})
+        thread: Any = pubsub.run_in_thread(sleep_time=0.1)
+        try:
+            yield answers
+        finally:
+            thread.stop()
+            thread.join()
+
+
+async def states(tab: GradioTab, text: str) -> list[tuple[float, str]]:
+    """Ask; return each state of the answer that the page shows, and when it came."""
+    shown: list[tuple[float, str]] = []
+    async for told in tab.ask(text, model="echo", max_tokens=WORDS):
+        words = answer_of(told.outputs[0])
+        if words and (not shown or words != shown[-1][1]):
+            shown.append((told.at_s, words))
+    return shown
+
+
+def test_fifty_chats_at_once(stack: Stack, report: Callable[[str], None]) -> None:
+    stack.echo_worker(f"tokens_per_s={SPEED}", **{"limit-model-concurrency": str(TABS)})
+    address = stack.ui()
+    texts = [" ".join(f"{word}of{tab}" for word in range(WORDS)) for tab in range(TABS)]
+
+    async def ask_all() -> list[list[tuple[float, str]]]:
+        async with AsyncExitStack() as open_tabs:
+            tabs = [await open_tabs.enter_async_context(GradioTab(address)) for _ in texts]
+            return await asyncio.gather(*map(states, tabs, texts))
+
+    with published(stack.redis) as answers:
+        shown = asyncio.run(ask_all())
+    assert [each[-1][1] for each in shown] == texts
+    told = {each.text: each for each in answers.values()}
+    delays = sorted(
+        told[text].delay_s(state, at_s)
+        for text, each in zip(texts, shown, strict=True)
+        for at_s, state in each
+    )
+    p50, p95 = (delays[int(share * len(delays))] for share in (0.5, 0.95))
+    report(
+        f"{TABS} chats of {SPEED} tokens/s on one process of the page: {len(delays)} states shown, "
+        f"{1000 * p50:.0f} ms after their events, p95 {1000 * p95:.0f} ms"
+    )
+    assert p95 <= LATEST_S
+
+
+def test_an_address_sent_as_a_file_is_not_fetched(stack: Stack) -> None:
+    """Gradio would ask for it before anything of ours runs."""
+
+    stack.echo_worker()
+
+    async def ask(address: str) -> None:
+        async with GradioTab(address) as tab:
+            files = ["http://pictures.example/red.png"]
+            async for _ in tab.ask("Look", model="echo", max_tokens=64, files=files):
+                pass
+
+    with pytest.raises(AssertionError, match="Addresses are not fetched: upload the picture"):
+        asyncio.run(ask(stack.ui()))
