@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Test files at a time: most of what they do is to wait, those of faults most of all.
 JOBS ?= 3
-CHAOS_JOBS ?= 4
+CHAOS_JOBS ?= 6
 # These have the machine to themselves: they compile a model, have a browser show a megabyte, and
 # measure how evenly streams come.
 ALONE = tests/chaos/test_compiled.py tests/chaos/test_many.py tests/frontend/test_ui_output.py \
