@@ -196,9 +196,10 @@ def test_retry_asks_again_and_undo_gives_the_words_back(chat: ChatPage, echo_sta
         chat.ask(question)
         expect(chat.answers).to_have_count(n)
         chat.expect_buttons(*ANSWERED)
-    before = last_job(echo_stack)[1]
+    before, states = last_job(echo_stack)[1], len(chat.seen)
     chat.page.locator("#chat").get_by_label("Retry").last.click()
     until(lambda: last_job(echo_stack)[1].id != before.id, "it is asked again")
+    until(lambda: chat.seen[states:] == ["one", "two"], "the answer goes, and comes again")
     chat.expect_buttons(*ANSWERED)
     expect(chat.answers).to_have_count(2)
     assert last_job(echo_stack)[1].messages == before.messages
