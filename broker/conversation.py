@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import textwrap
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Final, Literal, Self
 
@@ -116,13 +117,13 @@ class Kept(_Record):
     changed_s: float = 0.0
 
     @property
+    @abstractmethod
     def conversations(self) -> tuple[Chat, ...]:
         """Its conversations, of which the first gives the title."""
-        raise NotImplementedError
 
+    @abstractmethod
     def with_each(self, change: Callable[[Chat], Chat]) -> Self:
         """With each conversation changed."""
-        raise NotImplementedError
 
     @property
     def running(self) -> tuple[Answer, ...]:
