@@ -12,6 +12,7 @@ from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_live import BattleLive, Seen
 from frontend.ui.battle_shown import VOTES
 from frontend.ui.battles_panel import BattlesPanel
+from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
 
@@ -57,7 +58,7 @@ class BattlePage:
         with gr.Row(elem_id="sides"):
             sides = [self._build_side(name) for name in SIDES]
         self.names, self.chats, self.lines = (list(parts) for parts in zip(*sides, strict=True))
-        self._build_inputs(settings)
+        self._build_inputs(page, settings)
         self.battles = BattlesPanel()
         self.board = gr.HTML(elem_id="board", padding=False)
         self._connect(page, handlers)
@@ -80,7 +81,7 @@ class BattlePage:
             line = gr.HTML(elem_id=f"{name}-line", padding=False)
         return heading, chat, line
 
-    def _build_inputs(self, settings: Settings) -> None:
+    def _build_inputs(self, page: gr.Blocks, settings: Settings) -> None:
         self.line = gr.HTML(elem_id="line", padding=False)
         with gr.Row(elem_id="votes"):
             self.votes = [
@@ -104,6 +105,7 @@ class BattlePage:
                 gr.Button(name, size="sm", min_width=72, interactive=False)
                 for name in ("Regenerate", "New round")
             )
+            camera_button(page)
         self.pictures = gr.File(
             label=f"Images, up to {settings.max_image_bytes / 2**20:.0f} MB each",
             file_count="multiple",

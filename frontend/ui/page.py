@@ -14,6 +14,7 @@ from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_page import BattlePage
+from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
@@ -81,7 +82,7 @@ class Page:
                 self._build_side()
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
-                self._build_chat()
+                self._build_chat(demo)
         self._connect(demo, handlers, history, settings)
 
     def _build_side(self) -> None:
@@ -120,7 +121,7 @@ class Page:
                 gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
             ]
 
-    def _build_chat(self) -> None:
+    def _build_chat(self, demo: gr.Blocks) -> None:
         self.chat = gr.Chatbot(
             label="Chat",
             show_label=False,
@@ -139,7 +140,9 @@ class Page:
             self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
             self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
         self.files = gr.Textbox("", visible="hidden", show_label=False, container=False)
-        self.limits = gr.HTML(elem_id="limits", padding=False)
+        with gr.Row(elem_id="attach"):
+            self.limits = gr.HTML(elem_id="limits", padding=False)
+            camera_button(demo)
         with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
