@@ -67,8 +67,8 @@ class Page:
     ) -> None:
         self.known: gr.State = gr.State([])
         # Kept by the browser, so that any process goes on with the chat.
-        self.bookmark, self.resume = (
-            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        self.bookmark, self.resume, self.ready = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(3)
         )
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
@@ -198,9 +198,9 @@ class Page:
         self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.message.change(None, [self.message], [self.files], js=FILES, **QUIET)
-        for change in (self.files.change, self.model.change, self.bookmark.change):
-            change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
-        models = [self.model, self.notice, self.known]
+        for part in (self.files, self.model, self.bookmark, self.ready):
+            part.change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
+        models = [self.model, self.notice, self.known, self.ready]
 
         def tick(
             model: str | None, known: list[str], bookmark: str | None, request: gr.Request

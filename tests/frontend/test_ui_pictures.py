@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
+from broker import keys, registry
 from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.test_ui_chats import chat_id
 from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, until
+from tests.workers import checkpoints
 
 LIMITS = {"HELIOGRAPH_MAX_IMAGES": "3", "HELIOGRAPH_MAX_IMAGE_BYTES": str(100 * 1024)}
 MAY_SEND = "pictures in this chat, each up to 100 KB and 25 million pixels: JPEG, PNG, WEBP, GIF"
@@ -294,6 +297,24 @@ def test_a_model_without_eyes_says_so_as_soon_as_it_is_chosen(
     expect(chat.limits).to_contain_text("Up to 16 pictures")
     chat.message.press("Enter")
     expect(chat.answers).to_have_text(f"{words(*paths)} What is it?")
+
+
+def test_what_may_be_sent_is_told_when_a_model_has_loaded(
+    browser: BrowserContext, stack: Stack, tmp_path: Path
+) -> None:
+    path = checkpoints.save_text_model(tmp_path / "llama", "llama")
+    worker = stack.worker("--model-path", str(path), "--model-name", "reader", wait=False)
+    (loading,) = until(lambda: registry.workers(stack.redis), "the worker loads")
+    worker.signal(signal.SIGSTOP)
+    assert loading.state == "loading"
+    stack.redis.persist(keys.worker(loading.id))  # until it goes on
+    chat = ChatPage(browser, stack.ui()).open(model="reader")
+    expect(chat.limits).to_contain_text("Up to 16 pictures")
+    worker.signal(signal.SIGCONT)
+    expect(chat.limits).to_have_text(
+        "reader reads text only: it takes no pictures.", timeout=90_000
+    )
+    chat.close()
 
 
 def test_a_phone_shows_box_and_send_without_scrolling(
