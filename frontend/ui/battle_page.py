@@ -15,6 +15,7 @@ from frontend.ui.battles_panel import BattlesPanel
 from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
+from frontend.ui.oversize import oversize_line
 
 REFRESH_S = 5.0
 BOARD_S = 2.0
@@ -114,6 +115,7 @@ class BattlePage:
             height=120,
             elem_id="pictures",
         )
+        oversize_line(page, [self.send.click, self.message.submit], settings)
         with gr.Accordion("Parameters", open=False, elem_id="parameters"):
             self.parameters = [
                 gr.Slider(0.0, 1.0, 0.7, step=0.1, label="Temperature", interactive=True),

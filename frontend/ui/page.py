@@ -21,6 +21,7 @@ from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.message_box import COMPLETE, FILES, message_box
+from frontend.ui.oversize import oversize_line
 from frontend.ui.shown import Outputs
 from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
@@ -82,7 +83,7 @@ class Page:
                 self._build_side()
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
-                self._build_chat(demo)
+                self._build_chat(demo, settings)
         self._connect(demo, handlers, history, settings)
 
     def _build_side(self) -> None:
@@ -121,7 +122,7 @@ class Page:
                 gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
             ]
 
-    def _build_chat(self, demo: gr.Blocks) -> None:
+    def _build_chat(self, demo: gr.Blocks, settings: Settings) -> None:
         self.chat = gr.Chatbot(
             label="Chat",
             show_label=False,
@@ -143,6 +144,7 @@ class Page:
         with gr.Row(elem_id="attach"):
             self.limits = gr.HTML(elem_id="limits", padding=False)
             camera_button(demo)
+        oversize_line(demo, [self.send.click, self.message.submit], settings)
         with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())

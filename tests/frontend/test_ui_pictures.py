@@ -251,22 +251,20 @@ def test_too_many_pictures_are_refused_and_nothing_is_lost(
     chat.close()
 
 
-def test_too_large_or_no_picture_is_refused_by_name(
+def test_too_many_pixels_or_no_picture_is_refused_by_name(
     browser: BrowserContext, narrow: str, tmp_path: Path
 ) -> None:
     (good,) = painted(tmp_path, "orange")
-    large = tmp_path / "large.png"
-    Image.effect_noise((400, 400), 100).save(large)
-    size = large.stat().st_size
-    assert size > 100 * 1024
+    wide = tmp_path / "wide.png"
+    Image.new("1", (6000, 5000)).save(wide)
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     chat = ChatPage(browser, narrow).open(model="echo")
-    chat.upload(good, large, text)
+    chat.upload(good, wide, text)
     alert = chat.limits.get_by_role("alert")
     expect(alert).to_have_text(
-        f"large.png: The image has {size:,} bytes; at most 102,400 are accepted. "
-        "Send a smaller or more compressed one."
+        "wide.png: The image has 6000 x 5000 pixels; at most 25,000,000 in all and 16,384 a side "
+        "are accepted. Scale it down."
     )
     chat.remove(2)
     expect(alert).to_have_text(
