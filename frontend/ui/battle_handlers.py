@@ -55,10 +55,10 @@ class BattleHandlers:
 
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
-        self.live = BattleLive(service)
-        self.history = BattleHistory(service)
+        self.live = BattleLive(service.fleet, service.feedback)
+        self.history = BattleHistory(service.battles, service.jobs)
         self._service = service
-        self._uploads = Uploads(service, uploads)
+        self._uploads = Uploads(service.pictures, uploads)
         self._judge = judge
         self._rule = f"grace:{service.settings.ui_grace_s}"
         self._readers = TabReaders(service.readers)
@@ -136,7 +136,7 @@ class BattleHandlers:
         self, owned_by: str, mode: Mode, left: str | None, right: str | None, *, sees: bool
     ) -> Battle:
         anonymous = mode != "named"
-        pair = draw(ready(self._service), sees=sees) if anonymous else choose(left, right)
+        pair = draw(ready(self._service.fleet), sees=sees) if anonymous else choose(left, right)
         return new_battle(owned_by, *pair, anonymous=anonymous)
 
     def _read(self, bookmark: str | None, request: gr.Request) -> Battle | None:
@@ -218,18 +218,24 @@ class BattleHandlers:
                 yield unchanged(2)
                 return
             try:
-                job = self._service.job(last.job).request
+                job = self._service.jobs.read(last.job).request
                 for update in answer.follow(self._service, job, lambda: len(self._readers), last):
                     last = update.added_to(last)
                     line = wording.note(update.line)
                     if update.error:
                         line = told(update.error, battle, last.job)
-                        fail(self._service, self._service.battles, battle, last.job, update.error)
+                        fail(
+                            self._service.jobs,
+                            self._service.battles,
+                            battle,
+                            last.job,
+                            update.error,
+                        )
                     yield render(battle.chat(side).with_last(last)), line
             except Exception as failure:
                 error = body_of(failure, last.job)
                 last = last.fail(error)
-                fail(self._service, self._service.battles, battle, last.job, error)
+                fail(self._service.jobs, self._service.battles, battle, last.job, error)
                 yield gr.skip(), told(error, battle, last.job)
             finally:
                 self._readers.end(seat, has_ended=last.has_ended)
@@ -260,7 +266,7 @@ class BattleHandlers:
             log.warning("a battle could not be stopped: %s", failure)
             return
         if battle:
-            stop(self._service, battle)
+            stop(self._service.jobs, battle)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""

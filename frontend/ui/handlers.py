@@ -57,9 +57,9 @@ class Handlers:
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
         self.models = ModelList(service)
-        self.votes = Votes(service)
+        self.votes = Votes(service.chats, service.feedback)
         self._service = service
-        self._uploads = Uploads(service, uploads)
+        self._uploads = Uploads(service.pictures, uploads)
         self.attaching = Attaching(service, self._uploads)
         self._judge = judge
         self._rule = f"grace:{service.settings.ui_grace_s}"
@@ -245,7 +245,7 @@ class Handlers:
             return
         has_ended = False
         try:
-            job = self._service.job(told.job).request
+            job = self._service.jobs.read(told.job).request
             for update in answer.follow(self._service, job, lambda: len(self._readers), told):
                 has_ended = bool(update.end or update.error)
                 line = wording.note(update.line)
@@ -254,11 +254,13 @@ class Handlers:
                 told = update.added_to(told)
                 if update.error:
                     line = wording.error(update.error, job.id)
-                    fail(self._service, self._service.chats, chat, job.id, update.error)
+                    fail(self._service.jobs, self._service.chats, chat, job.id, update.error)
                 yield render(chat.with_last(told)), line
         except Exception as failure:
             has_ended = True
-            fail(self._service, self._service.chats, chat, told.job, body_of(failure, told.job))
+            fail(
+                self._service.jobs, self._service.chats, chat, told.job, body_of(failure, told.job)
+            )
             yield gr.skip(), line_of(failure, told.job)
         finally:
             self._readers.end(tab, has_ended=has_ended)
@@ -282,7 +284,7 @@ class Handlers:
         except HeliographError as failure:
             log.warning("an answer could not be stopped: %s", failure)
             return
-        stop(self._service, chat)
+        stop(self._service.jobs, chat)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""

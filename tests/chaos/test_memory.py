@@ -43,7 +43,7 @@ def picture(side: int) -> bytes:
 
 
 def look(service: Service, data: bytes) -> GenerateRequest:
-    return service.submit("echo", say("look", service.store_image(data)), SamplingParams())
+    return service.submit("echo", say("look", service.pictures.add(data)), SamplingParams())
 
 
 def test_a_worker_without_memory_for_a_picture(

@@ -53,7 +53,9 @@ def two(stack: Stack) -> Stack:
 
 def ask(service: Service, folder: Path) -> tuple[Battle, list[str]]:
     """Ask both models; return the battle as it is then, and the lines of both sides."""
-    handlers = BattleHandlers(service, folder, Judge(service, Terms.load(service.settings)))
+    handlers = BattleHandlers(
+        service, folder, Judge(service.pictures, Terms.load(service.settings))
+    )
     given = handlers.ask("", "which?", None, "named", "ant", "bee", 0.5, 1.0, 64, TAB)
     handlers.leave(TAB)
     (entry,) = service.battles.entries(OWNER)

@@ -34,14 +34,14 @@ def service(demo_stack: Stack) -> Iterator[Service]:
 def test_the_box_of_an_answer_is_drawn_around_the_shape(
     service: Service, name: str, centre: tuple[int, int]
 ) -> None:
-    messages = say(f"Where is the {name}? Give its box.", service.store_image(SHAPES))
+    messages = say(f"Where is the {name}? Give its box.", service.pictures.add(SHAPES))
     request = service.submit("heliograph-demo", messages, SamplingParams(temperature=0))
     told, _ = answer(service, request)
     assert plain(told) == name
     (region,) = regions(told)
     sha = picture(messages, region)
     assert sha is not None
-    drawing = draw(service.image(sha), [region])
+    drawing = draw(service.pictures.read(sha), [region])
     with Image.open(io.BytesIO(drawing.png)) as image:
         assert image.width == 224
         found = np.asarray(image)[:224]

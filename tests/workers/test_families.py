@@ -152,7 +152,7 @@ def test_a_worker_serves_a_family(family: str, stack: Stack, tmp_path: Path) -> 
     alone, service = Alone(folder), Service(stack.settings())
     worker = stack.worker("--model-path", str(folder), "--model-name", family, "--dtype", "float32")
     for data in BYTES.values():
-        service.store_image(data)
+        service.pictures.add(data)
     sampling = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
     requests = {name: service.submit(family, CHATS[name], sampling) for name in CHATS}
     told = {name: [e for e in service.follow(each) if e] for name, each in requests.items()}

@@ -90,7 +90,7 @@ def join(parent: Stack, child: str) -> None:
 
 def ask(service: Service, picture: bytes) -> tuple[str, End]:
     sampling = SamplingParams(temperature=0.0, max_tokens=40)
-    messages = list(about(service.store_image(picture)))
+    messages = list(about(service.pictures.add(picture)))
     return answer(service, service.submit(DEMO, messages, sampling))
 
 
@@ -99,7 +99,7 @@ def test_a_cell_that_registered_serves_the_parents_users(
 ) -> None:
     join(parent, child)
     own = Service(demo_stack.settings())
-    (info,) = own.workers()
+    (info,) = own.fleet.workers()
     await_model(parent, DEMO, info.slots)
     text, end = ask(service, red_circle)
     same, direct = ask(own, red_circle)
@@ -113,10 +113,10 @@ def test_a_ready_prompt_goes_through_to_a_cell(
     parent: Stack, child: str, service: Service, red_circle: bytes
 ) -> None:
     join(parent, child)
-    until(lambda: service.models(), "the model is served", 60)
+    until(lambda: service.fleet.models(), "the model is served", 60)
     parts = (
         TextPart(text="USER: "),
-        ImagePart(sha256=service.store_image(red_circle)),
+        ImagePart(sha256=service.pictures.add(red_circle)),
         TextPart(text=f"\n{QUESTION} ASSISTANT:"),
     )
     prompt = [ChatMessage(role="prompt", content=parts)]
@@ -130,7 +130,7 @@ def test_a_request_is_not_sent_back_to_the_cell_it_came_from(
     parent: Stack, child: str, demo_stack: Stack, service: Service
 ) -> None:
     join(parent, child)
-    until(lambda: service.models(), "the model is served", 60)
+    until(lambda: service.fleet.models(), "the model is served", 60)
     came = (cell.cell_id(demo_stack.redis),)
     hello = [message("user", "Hello")]
     asked = service.submit(DEMO, hello, SamplingParams(max_tokens=5), path=came)

@@ -54,7 +54,7 @@ def failure(service: Service, asked: GenerateRequest) -> Failed:
 def test_a_job_whose_worker_died_twice_is_set_aside_and_the_next_one_served(
     stack: Stack, service: Service, red_circle: bytes
 ) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     first = stack.echo_worker(SLOW)
     asked = service.submit("echo", say("look", sha256), SamplingParams(seed=5))
     kill_in(stack, first, 1, asked)

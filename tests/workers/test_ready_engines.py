@@ -174,7 +174,7 @@ def answered(service: Service, *messages: ChatMessage) -> tuple[str, End]:
 def test_a_prompt_has_the_ids_and_the_answer_of_role_messages(
     whose: str, demo: Path, service: Service
 ) -> None:
-    shown = ImagePart(sha256=service.store_image(TWO))
+    shown = ImagePart(sha256=service.pictures.add(TWO))
     prompt, roles = ready(TEXTS[whose], shown), say("user", QUESTION, shown)
     engine = load(demo)
     sequences = [engine.prepare(request(each), {shown.sha256: TWO}) for each in (prompt, roles)]
@@ -186,7 +186,7 @@ def test_a_prompt_has_the_ids_and_the_answer_of_role_messages(
 
 
 def test_a_worker_goes_on_with_a_conversation_of_prompts(service: Service) -> None:
-    shown = ImagePart(sha256=service.store_image(TWO))
+    shown = ImagePart(sha256=service.pictures.add(TWO))
     first, _ = answered(service, ready(TEXTS["LLaVA's"], shown))
     again = TEXTS["LLaVA's"] + f" {first}</s>USER: What colour is the circle? ASSISTANT:"
     assert "red" in answered(service, ready(again, shown))[0].lower()

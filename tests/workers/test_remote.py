@@ -71,7 +71,7 @@ def test_answers_come_from_the_upstream_with_its_usage(
 def test_pictures_and_probabilities_pass_through(near: Stack, far: Stack, service: Service) -> None:
     far.worker()
     remote_worker(near, far.api(), "--model-name", "shapes", "--upstream-model", "heliograph-demo")
-    picture = service.store_image(
+    picture = service.pictures.add(
         scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160)))
     )
     greedy = SamplingParams(temperature=0.0)
@@ -103,7 +103,7 @@ def test_a_cancelled_request_ends_at_the_upstream(
     asked = ask(service, "word")
     deltas(service, asked, 3)
     until(lambda: running(far) == 1, "the upstream says that it works")
-    service.cancel(asked.id)
+    service.jobs.cancel(asked.id)
     text, end = answer(service, asked)
     assert end.finish_reason == "cancelled" and 3 <= len(text.split()) < 60
     until(lambda: running(far) == 0, "the upstream's slot is free")

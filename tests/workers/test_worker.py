@@ -79,7 +79,7 @@ def test_max_tokens_and_stop_strings_end_an_answer(service: Service) -> None:
 
 
 def test_the_engine_sees_the_pictures_bytes(service: Service, red_circle: bytes) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     request = service.submit("echo", say("look", sha256), SamplingParams())
     assert sha256[:8] in answer(service, request)[0]
 
@@ -87,7 +87,7 @@ def test_the_engine_sees_the_pictures_bytes(service: Service, red_circle: bytes)
 def test_a_picture_that_vanished_fails_its_job_only(
     service: Service, echo_stack: Stack, red_circle: bytes
 ) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     echo_stack.redis.delete(keys.image(sha256))
     request = service.submit("echo", say("look", sha256), SamplingParams())
     events = [event for event in service.follow(request) if event]
@@ -179,7 +179,7 @@ def test_a_cancelled_job_stops_within_one_step_and_frees_its_slot(
     request = ask(slow, "word")
     deltas(slow, request, 5)
     before = len(channel.read_log(stack.redis, request.id))
-    slow.cancel(request.id)
+    slow.jobs.cancel(request.id)
     _, end = answer(slow, request)
     assert end.finish_reason == "cancelled"
     # One step may be under way, and one may have been published since `before` was counted.
@@ -279,7 +279,7 @@ def test_real_redis_serves_as_well(
         service = Service(stack.settings())
         try:
             worker = stack.echo_worker(SLOW)
-            sha256 = service.store_image(red_circle)
+            sha256 = service.pictures.add(red_circle)
             look = service.submit("echo", say("look", sha256), SamplingParams(max_tokens=3))
             assert sha256[:8] in answer(service, look)[0]
             request = ask(service, "word")
@@ -289,7 +289,7 @@ def test_real_redis_serves_as_well(
             assert answer(service, request)[0] == " ".join(["word"] * 200)
             stopped = ask(service, "word")
             deltas(service, stopped, 3)
-            service.cancel(stopped.id)
+            service.jobs.cancel(stopped.id)
             assert answer(service, stopped)[1].finish_reason == "cancelled"
         finally:
             service.close()
