@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from broker import jobs, queues
+from broker import cancellation, jobs
 from broker.connection import redis_errors
 from broker.events import Event, EventId
 from broker.jobs import Job
@@ -34,4 +34,4 @@ class Jobs:
     @redis_errors()
     def cancel(self, job_id: str) -> bool:
         """Cancel a job; False when it is unknown. Cancelling an ended job changes nothing."""
-        return queues.cancel(self._client, job_id)
+        return cancellation.cancel(self._client, job_id)

@@ -22,9 +22,9 @@ from broker.errors import NoLiveWorker
 from broker.events import START, EventId
 from broker.messages import ChatMessage, GenerateRequest, ModelInfo, SamplingParams
 from broker.outage import Outage
-from broker.queues import Submitter
 from broker.readers import Readers, hold
 from broker.settings import Settings
+from broker.submission import Submitter
 from broker.subscriber import Events, Subscriber
 from frontend import admission
 from frontend.feedback import Feedback

@@ -196,6 +196,17 @@ def embedded_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
+def own_stack(folder: Path) -> Iterator[Stack]:
+    """A stack over an embedded Valkey of its own."""
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
 def real_redis(folder: Path) -> Iterator[str]:
     """A `redis-server` of the machine; yields its URL."""
     port = free_port()

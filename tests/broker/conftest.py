@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from broker import queues
 from broker.connection import connect
+from broker.submission import Submitter
 from broker.subscriber import Subscriber
 
 
@@ -19,9 +19,9 @@ def model() -> str:
 
 
 @pytest.fixture
-def submitter(server_url: str) -> Iterator[queues.Submitter]:
+def submitter(server_url: str) -> Iterator[Submitter]:
     once = connect(server_url, retry=False)
-    yield queues.Submitter(once, max_queue_length=3)
+    yield Submitter(once, max_queue_length=3)
     once.close()
 
 

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from broker import channel, chats, conversation, images, keys, queues
+from broker import cancellation, channel, chats, conversation, images, keys, queues
 from broker.chats import Chats
 from broker.connection import connect
 from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, ChatNotFound, ChatTooLarge, InvalidRequest, WorkerFailed
 from broker.events import Delta, EventId, Failed
 from broker.messages import GenerateRequest
+from broker.submission import Submitter
 from tests.broker.test_channel import claim, end, make_job
 
 SHA = "ab" * 32
@@ -39,7 +40,7 @@ def owner() -> str:
 def send(store: Chats, server_url: str) -> Iterator[Callable[[Chat], Chat]]:
     """Submits the job that answers a chat, as the page does; gives the chat as it is kept."""
     once = connect(server_url, retry=False)
-    submitter = queues.Submitter(once, max_queue_length=100)
+    submitter = Submitter(once, max_queue_length=100)
 
     def submit(chat: Chat) -> Chat:
         request = GenerateRequest(
@@ -191,7 +192,7 @@ def test_a_cancelled_waiting_job_and_a_failed_one_end_in_the_chat(
     store: Chats, owner: str, send: Callable[[Chat], Chat], client: redis.Redis
 ) -> None:
     sent = send(new_chat(owner).ask("Never mind"))
-    queues.cancel(client, job_of(sent))
+    cancellation.cancel(client, job_of(sent))
     assert ttl(client, keys.events(job_of(sent))) in MONTH
     chat = store.read(owner, sent.id)
     assert chat.last is not None and chat.last.finish == "cancelled"

@@ -17,6 +17,7 @@ from broker.errors import ChatChanged, ChatNotFound, ChatTooLarge, WorkerFailed
 from broker.events import EventId, Failed
 from broker.messages import GenerateRequest
 from broker.side_by_side import SIDES, Battle, Side, new_battle
+from broker.submission import Submitter
 from tests.broker.test_channel import end
 from tests.broker.test_chats import MONTH, answer, ttl
 
@@ -41,7 +42,7 @@ def owner() -> str:
 @pytest.fixture
 def send(store: Battles, once: redis.Redis) -> Callable[[Battle, Side], Battle]:
     """Submits the job that answers a side, as the page does; gives the battle as it is kept."""
-    submitter = queues.Submitter(once, max_queue_length=100)
+    submitter = Submitter(once, max_queue_length=100)
 
     def submit(battle: Battle, side: Side) -> Battle:
         request = GenerateRequest(

@@ -16,7 +16,7 @@ from broker.messages import SamplingParams
 from frontend.service import Service
 from tests.chaos.cases import Case, Readers
 from tests.chaos.test_workers import busiest, kill
-from tests.stack import Process, Stack, embedded_valkey, until
+from tests.stack import Process, Stack, own_stack, until
 from tests.workers.test_worker import say
 
 DEMO = "heliograph-demo"
@@ -28,12 +28,9 @@ pytestmark = pytest.mark.timeout(3600)
 @pytest.fixture(scope="module")
 def model_stack(tmp_path_factory: pytest.TempPathFactory, kept: Path) -> Iterator[Stack]:
     """A Valkey whose workers keep their compiled code in one place."""
-    folder = tmp_path_factory.mktemp("model")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("model")) as made:
         made.env["HELIOGRAPH_DATA_DIR"] = str(kept)
         yield made
-        made.stop()
 
 
 def two_workers(stack: Stack) -> list[Process]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,12 @@ from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys, registry
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
-from tests.frontend.chat_page import chromium
 from tests.stack import Process, Stack, until
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOT = ROOT / "docs" / "images" / "battle.png"
 EXAMPLES = ROOT / "frontend" / "ui" / "examples"
 HOSTILE = "<img src=x onerror=alert(1)> costs $5 and $6 <ref>cat</ref>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 def worker(stack: Stack, name: str, options: str = "") -> Process:

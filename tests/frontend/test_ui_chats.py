@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_page import last_job, votes
 from tests.stack import Stack, until
 
@@ -22,12 +21,6 @@ QUESTION = "one two three four five six seven"
 
 # Browsers let timers of tabs in the background rest; such a tab hears of nothing.
 _REST = "for (let timer = setInterval(() => {}); timer > 0; timer--) clearInterval(timer)"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +34,6 @@ def address(echo_stack: Stack) -> str:
 def other_address(echo_stack: Stack, address: str) -> str:
     """The page of a second process over the same Redis."""
     return echo_stack.ui()
-
-
-@pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, free_port, until
 
@@ -43,12 +43,6 @@ NO_TUNNEL = (
     "there is no public address: gradio.live cannot be reached, or its program cannot be fetched. "
     "The page is served on this machine all the same."
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

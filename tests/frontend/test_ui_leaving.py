@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from broker import jobs, keys
-from tests.frontend.chat_page import ChatPage, chromium
+from tests.frontend.chat_page import ChatPage
 from tests.frontend.test_ui_page import last_job, running
 from tests.stack import Process, Stack, until
 
@@ -19,12 +19,6 @@ SLOW = "echo?tokens_per_s=25&tokens=275"
 GRACE_S = 3  # with a reader's lease, it is shorter than an answer of 11 s
 LATEST_S = 12.0
 """From the end of a grace to the cancellation at the latest: lease and janitor, machine busy."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,16 +17,10 @@ from playwright.sync_api import BrowserContext, expect
 
 from broker import images, keys, registry
 from broker.messages import GenerateRequest
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack, until
 
 SLOW = "echo?tokens_per_s=25&tokens=400"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +28,6 @@ def address(echo_stack: Stack) -> str:
     """A page over two models: echo answers at once, slow takes 16 s."""
     echo_stack.worker("--engine", "echo", "--model-path", SLOW, "--model-name", "slow")
     return echo_stack.ui()
-
-
-@pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
 
 
 @pytest.fixture

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_chats import chat_id
 from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, until
 
 LIMITS = {"HELIOGRAPH_MAX_IMAGES": "3", "HELIOGRAPH_MAX_IMAGE_BYTES": str(100 * 1024)}
 MAY_SEND = "pictures in this chat, each up to 100 KB and 25 million pixels: JPEG, PNG, WEBP, GIF"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +30,6 @@ def address(echo_stack: Stack) -> str:
 def narrow(echo_stack: Stack, address: str) -> str:
     """A page that takes three small pictures a chat."""
     return echo_stack.ui(**LIMITS)
-
-
-@pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
 
 
 def painted(folder: Path, *colours: str) -> list[Path]:

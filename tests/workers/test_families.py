@@ -16,7 +16,7 @@ from PIL import Image
 from broker.events import Delta, End
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey
+from tests.stack import Stack, own_stack
 from tests.workers import families
 from tests.workers.reference import ids, load, picture, run
 from workers.engines import native
@@ -139,11 +139,8 @@ def test_a_family_tells_what_became_of_its_pictures(family: str, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("families")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("families")) as made:
         yield made
-        made.stop()
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

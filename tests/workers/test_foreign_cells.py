@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from broker.events import End, Failed
 from broker.foreign import ForeignWorker
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey, until
+from tests.stack import Stack, own_stack, until
 from tests.workers.foreign_stack import message, request
 from tests.workers.test_bridge import await_model, bridge
 from tests.workers.test_worker import answer
@@ -29,11 +28,8 @@ QUESTION = "What color is the circle?"
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder: Path = tmp_path_factory.mktemp("parent")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("parent")) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPa
 from frontend.service import Service
 from tests.pictures import scene
 from tests.scripted import Answer, Exchange, Scripted, scripted
-from tests.stack import Process, Stack, embedded_valkey, until
+from tests.stack import Process, Stack, own_stack, until
 from tests.workers.test_worker import answer, ask, deltas, running, say
 
 SLOW = "tokens_per_s=50&tokens=100"
@@ -32,10 +32,8 @@ def near(stack: Stack) -> Stack:
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[Stack]:
     """The cell that computes."""
-    with embedded_valkey(tmp_path) as url:
-        made = Stack(url, tmp_path)
+    with own_stack(tmp_path) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture
@@ -205,13 +203,11 @@ def refuses(status: int, error: object, **headers: str) -> Answer:
 def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Scripted, Service]]:
     """A scripted upstream, and a cell whose only worker has it compute."""
     folder = tmp_path_factory.mktemp("asking")
-    with scripted({"/v1/models": models}) as server, embedded_valkey(folder) as url:
-        stack = Stack(url, folder)
+    with scripted({"/v1/models": models}) as server, own_stack(folder) as stack:
         remote_worker(stack, server.url, HELIOGRAPH_UPSTREAM_KEY="secret")
         made = Service(stack.settings())
         yield stack, server, made
         made.close()
-        stack.stop()
 
 
 @pytest.fixture
