@@ -19,10 +19,10 @@ from broker.events import Delta, End, Event, Failed
 from broker.messages import SamplingParams
 from frontend import orphans
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.frontend.clients import data_uri, image_message, official
 from tests.pictures import scene
 from tests.stack import Process, Stack, embedded_valkey, until
-from tests.workers.test_worker import answer, ask, deltas, running, say
 
 DEMO = "heliograph-demo"
 SLOW = "tokens_per_s=20&tokens=400"

@@ -12,7 +12,7 @@ from broker.errors import AnswerExpired
 from broker.events import Delta, EventId
 from broker.listener import BACKLOG
 from broker.subscriber import PAGE, Subscriber
-from tests.broker.test_channel import claim, end, make_job
+from tests.broker.jobs import claim, end, make_job
 from tests.stack import until
 
 EVENTS = 5 * BACKLOG

@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from broker import keys, leases, queues
 from broker.leases import Lease
 from broker.submission import Submitter
-from tests.broker.test_queues import make_request
+from tests.broker.jobs import make_request
 
 
 def run(client: redis.Redis, submitter: Submitter, model: str) -> Lease:

@@ -11,8 +11,7 @@ from broker.errors import QueueFull
 from broker.events import Claim, End, EventId, Failed
 from broker.patience import Patience
 from broker.submission import Submitter
-from tests.broker.test_queues import make_request
-from tests.broker.test_readers import now_s
+from tests.broker.jobs import make_request, now_s
 from tests.broker.test_registry import announce
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,19 +15,10 @@ from broker.connection import connect, redis_errors
 from broker.errors import KeyReused, QueueFull, RedisUnavailable
 from broker.events import End
 from broker.idempotency import Once
-from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
+from broker.messages import GenerateRequest
 from broker.submission import Submitter
+from tests.broker.jobs import make_request
 from tests.stack import free_port
-
-
-def make_request(model: str, text: str = "my secret prompt") -> GenerateRequest:
-    return GenerateRequest(
-        id=uuid.uuid4().hex,
-        model=model,
-        messages=(ChatMessage(role="user", content=(TextPart(text=text),)),),
-        sampling=SamplingParams(max_tokens=5, stop=("x",), seed=7),
-        created_s=time.time(),
-    )
 
 
 def test_a_submitted_request_waits_in_its_models_queue(

@@ -12,7 +12,7 @@ from broker.connection import connect
 from broker.events import End, EventId, Timings, Usage
 from broker.readers import Readers
 from broker.submission import Submitter
-from tests.broker.test_queues import make_request
+from tests.broker.jobs import make_request, now_s
 
 
 @pytest.fixture
@@ -31,11 +31,6 @@ def submit(server_url: str, rule: str) -> str:
     job_id = Submitter(once, max_queue_length=100).submit(make_request("read"), rule)
     once.close()
     return job_id
-
-
-def now_s(client: redis.Redis) -> float:
-    seconds, microseconds = client.time()  # type: ignore[misc]
-    return float(seconds) + float(microseconds) / 1e6
 
 
 def test_only_the_last_reader_that_leaves_cancels(

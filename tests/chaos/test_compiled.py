@@ -14,10 +14,10 @@ import pytest
 
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import say
 from tests.chaos.cases import Case, Readers
 from tests.chaos.test_workers import busiest, kill
 from tests.stack import Process, Stack, own_stack, until
-from tests.workers.test_worker import say
 
 DEMO = "heliograph-demo"
 SAMPLING = SamplingParams(seed=11, max_tokens=400, min_tokens=400, ignore_eos=True)

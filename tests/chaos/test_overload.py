@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from frontend.service import Service
+from tests.asking import answer, ask
 from tests.frontend.clients import CHAT, body
 from tests.stack import Process, Stack, until
-from tests.workers.test_worker import answer, ask
 
 SLOTS = 4
 TOKENS = 20

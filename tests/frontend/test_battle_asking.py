@@ -16,7 +16,8 @@ from frontend.ui import tabs
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.judge import Judge
 from frontend.ui.terms import Terms
-from tests.frontend.test_battle_page import newest, worker
+from tests.asking import newest
+from tests.frontend.test_battle_page import worker
 from tests.stack import Stack, until
 
 TAB = gr.Request(session_hash="tab", cookies={}, query_params={}, client=None)

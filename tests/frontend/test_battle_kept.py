@@ -12,8 +12,9 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys
+from tests.asking import newest
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
-from tests.frontend.test_battle_page import battles, newest, worker
+from tests.frontend.test_battle_page import battles, worker
 from tests.stack import Stack, until
 
 WORDS = 400

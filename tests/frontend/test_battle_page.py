@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys, registry
+from tests.asking import newest
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
 from tests.stack import Process, Stack, until
 
@@ -27,15 +28,6 @@ def battles(stack: Stack) -> list[dict[str, str]]:
     """The votes, oldest first."""
     entries: list[tuple[bytes, dict[bytes, bytes]]] = stack.redis.xrange(keys.FEEDBACK_LOG)  # type: ignore[assignment]
     return [{name.decode(): text.decode() for name, text in each.items()} for _, each in entries]
-
-
-def newest(stack: Stack, model: str) -> jobs.Job:
-    """The newest job of a model."""
-    ids = (key.decode().removeprefix(keys.job("")) for key in stack.redis.scan_iter(keys.job("*")))
-    found = (jobs.read(stack.redis, each) for each in ids if ":" not in each)
-    return max(
-        (job for job in found if job.request.model == model), key=lambda job: job.request.created_s
-    )
 
 
 def texts(job: jobs.Job) -> list[tuple[str, str]]:

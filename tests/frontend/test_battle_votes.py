@@ -12,7 +12,7 @@ from broker.feedback import Outcome
 from broker.side_by_side import Battle, new_battle
 from frontend.service import Service
 from frontend.ui.battle_votes import vote
-from tests.broker.test_feedback import answered
+from tests.broker.jobs import answered
 from tests.stack import Stack
 
 OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie", "bothbad")

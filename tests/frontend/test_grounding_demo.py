@@ -13,9 +13,9 @@ from broker.messages import SamplingParams
 from frontend.service import Service
 from frontend.ui.boxes import picture, plain, regions
 from frontend.ui.overlay import COLOURS, draw
+from tests.asking import answer, say
 from tests.pictures import scene
 from tests.stack import Stack
-from tests.workers.test_worker import answer, say
 
 SHAPES = scene(("circle", "red", (60, 60)), ("square", "blue", (160, 150)))
 RADIUS = 224 // 8

@@ -13,8 +13,8 @@ from broker import registry
 from broker.errors import NoLiveWorker
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Process, Stack, free_port, until
-from tests.workers.test_worker import answer, say
 
 GROUP = {"HELIOGRAPH_GROUPS": "pair=steady,quick lost=nobody"}
 

@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs
+from tests.asking import newest
 from tests.frontend.chat_page import ANSWERED, ChatPage
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, free_port, until
 
 WATCH_THE_NETWORK = '''
@@ -242,8 +242,8 @@ def test_so_many_answers_are_shown_at_a_time(echo_stack: Stack, browser: Browser
     expect(second.questions).to_have_text("I am second")
 
     def is_written() -> bool:
-        state, request = last_job(echo_stack)
-        return request.messages[-1].text == "I am second" and state in jobs.ENDED
+        job = newest(echo_stack)
+        return job.request.messages[-1].text == "I am second" and job.state in jobs.ENDED
 
     until(is_written, "the second answer is written")
     expect(second.answers).to_have_count(0)

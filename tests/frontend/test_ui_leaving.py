@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from broker import jobs, keys
+from tests.asking import newest, running
 from tests.frontend.chat_page import ChatPage
-from tests.frontend.test_ui_page import last_job, running
 from tests.stack import Process, Stack, until
 
 SLOW = "echo?tokens_per_s=25&tokens=275"
@@ -40,7 +40,7 @@ def ask(stack: Stack, browser: BrowserContext, address: str) -> tuple[ChatPage, 
     tab = ChatPage(browser, address).open("?model=slow", model="slow")
     tab.ask("anybody there?")
     tab.page.wait_for_function("window.seen.length >= 2")
-    return tab, last_job(stack)[1].id
+    return tab, newest(stack).id
 
 
 def state(stack: Stack, job_id: str) -> str:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
+from tests.asking import newest
 from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_chats import chat_id
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, until
 
 LIMITS = {"HELIOGRAPH_MAX_IMAGES": "3", "HELIOGRAPH_MAX_IMAGE_BYTES": str(100 * 1024)}
@@ -93,7 +93,7 @@ def test_two_chosen_pictures_are_sent_in_order_and_shown_by_address(
     chat.ask("And this?")
     expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
-    messages = last_job(echo_stack)[1].messages
+    messages = newest(echo_stack).request.messages
     assert [message.images for message in messages] == [
         (sha256(first), sha256(second)),
         (),
@@ -154,7 +154,7 @@ def test_a_picture_is_pasted_and_a_long_text_stays_text(
     chat.page.keyboard.type("twice")
     chat.message.press("Enter")
     chat.expect_buttons(*ANSWERED)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert question.text == "pasted\ntwice"
     assert len(question.images) == 2
 
@@ -194,7 +194,7 @@ def test_undo_gives_words_and_pictures_back_and_an_edit_keeps_them(
     chat.message.press("Enter")
     expect(chat.answers).to_have_text(f"{words(second, third)} two")
     chat.expect_buttons(*ANSWERED)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert question.images == (sha256(second), sha256(third))
 
 

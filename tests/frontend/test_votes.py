@@ -10,8 +10,8 @@ from broker import exports, keys, preferences
 from broker.battles import Duel
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Stack, until
-from tests.workers.test_worker import answer, say
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from broker.errors import NoLiveWorker
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Process, Stack, free_port, until
 from tests.workers.foreign_stack import MODEL, StandIn, register, start
-from tests.workers.test_worker import answer, say
 
 INTERNVL = "InternVL2-8B"
 

@@ -14,10 +14,10 @@ from broker.events import End, Failed
 from broker.foreign import ForeignWorker
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
+from tests.asking import answer
 from tests.stack import Stack, own_stack, until
 from tests.workers.foreign_stack import message, request
 from tests.workers.test_bridge import await_model, bridge
-from tests.workers.test_worker import answer
 from workers.engines.foreign.dialects import Dialect, write
 from workers.engines.foreign.exchange import converse
 from workers.outbound import open_client

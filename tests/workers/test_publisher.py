@@ -15,9 +15,9 @@ from broker.messages import SamplingParams
 from broker.outage import Outage
 from broker.queues import GenerateJob
 from frontend.service import Service
-from tests.broker.test_channel import claim, make_job
+from tests.asking import say
+from tests.broker.jobs import claim, make_job
 from tests.stack import own_stack, until
-from tests.workers.test_worker import say
 from workers.publisher import Ended, Publisher
 from workers.running import RunningJob
 from workers.scheduler import Output

@@ -11,9 +11,9 @@ from broker import channel, keys, leases, orders, quarantine, queues, registry
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
+from tests.asking import answer, ask, say
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
-from tests.workers.test_worker import answer, ask, say
 from workers.intake import Intake
 
 SLOW = "tokens_per_s=50&tokens=200"

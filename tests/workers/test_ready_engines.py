@@ -14,24 +14,18 @@ from broker.messages import (
     ChatMessage,
     GenerateRequest,
     ImagePart,
-    Role,
     SamplingParams,
-    TextPart,
 )
 from frontend.service import Service
 from tests.pictures import scene
 from tests.stack import Stack
 from tests.workers import families
-from tests.workers.ready import VICUNA, ready
+from tests.workers.ready import VICUNA, ready, say
 from tests.workers.reference import ids, load, run
 from tests.workers.test_families import BYTES, CHATS, FIRST, SECOND, Alone
 from workers.engines.local import LocalEngine
 from workers.scheduler import Scheduler
 from workers.sequence import Sequence
-
-
-def say(role: Role, text: str, *pictures: ImagePart) -> ChatMessage:
-    return ChatMessage(role=role, content=(*pictures, TextPart(text=text)))
 
 
 def request(*messages: ChatMessage, name: str = "r", **wish: Any) -> GenerateRequest:

@@ -14,10 +14,10 @@ from broker.errors import ErrorBody, NoLiveWorker
 from broker.events import Claim, Delta, End, Event, Failed, TokenLogprob
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.pictures import scene
 from tests.scripted import Answer, Exchange, Scripted, scripted
 from tests.stack import Process, Stack, own_stack, until
-from tests.workers.test_worker import answer, ask, deltas, running, say
 
 SLOW = "tokens_per_s=50&tokens=100"
 SLOW_TEXT = " ".join(["word"] * 100)

@@ -15,10 +15,10 @@ from broker.patience import Patience
 from broker.queues import intermediate_key, model_queue, queue_key
 from broker.submission import Submitter
 from frontend.service import Service
+from tests.asking import answer, ask
+from tests.broker.jobs import make_request
 from tests.broker.test_overdue import let_time_pass
-from tests.broker.test_queues import make_request
 from tests.stack import Stack, until
-from tests.workers.test_worker import answer, ask
 from workers.intake import Intake
 from workers.turnover import JOBS, Turnover
 

@@ -16,27 +16,11 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from broker import channel, keys, registry
-from broker.events import Claim, Delta, End, Failed
-from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
+from broker.events import Claim, End, Failed
+from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.stack import Stack, embedded_valkey, real_redis, until
-
-
-def say(text: str, *images: str) -> list[ChatMessage]:
-    parts = [*(ImagePart(sha256=sha) for sha in images), TextPart(text=text)]
-    return [ChatMessage(role="user", content=tuple(parts))]
-
-
-def ask(service: Service, text: str, model: str = "echo", **params: object) -> GenerateRequest:
-    return service.submit(model, say(text), SamplingParams.model_validate(params))
-
-
-def answer(service: Service, request: GenerateRequest) -> tuple[str, End]:
-    """Text and last event of an answer; checks that ids only grow."""
-    events = [event for event in service.follow(request) if event is not None]
-    assert [event.id for event in events] == sorted({event.id for event in events})
-    assert isinstance(events[-1], End), events[-1]
-    return "".join(e.text for e in events if isinstance(e, Delta | End)), events[-1]
 
 
 @pytest.fixture
@@ -158,19 +142,6 @@ def slow(stack: Stack) -> Iterator[Service]:
     made = Service(stack.settings())
     yield made
     made.close()
-
-
-def deltas(service: Service, request: GenerateRequest, count: int) -> None:
-    """Follow until `count` events with text have come."""
-    seen = 0
-    for event in service.follow(request):
-        seen += isinstance(event, Delta)
-        if seen >= count:
-            return
-
-
-def running(stack: Stack) -> int:
-    return sum(info.running for info in registry.workers(stack.redis))
 
 
 def test_a_cancelled_job_stops_within_one_step_and_frees_its_slot(
