@@ -72,6 +72,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.judge import Judge
         from frontend.ui.page import build_page
         from frontend.ui.terms import Terms
+        from frontend.ui.tunnel import share
         from frontend.ui.uploads import fetch_nothing
         from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
 
@@ -95,7 +96,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         server_port=settings.ui_port,
         prevent_thread_lock=True,
         quiet=True,
-        share=settings.share == "on",
+        share=False,
         inbrowser=False,
         show_error=False,
         max_threads=settings.concurrency_count + SHORT_EVENTS,
@@ -130,9 +131,9 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
             ],
         },
     )
-
     if settings.share == "on":
-        _tell_share(demo.share_url)
+        # The address may take a minute, or the word that there is none.
+        threading.Thread(target=share, args=(demo,), daemon=True).start()
 
     def stop_serving() -> None:
         # Open tabs would hold the server for seconds; that it leaves them is no error.
@@ -146,16 +147,6 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
 def _framers(settings: Settings) -> str:
     """Which sites may show the chat page in a frame."""
     return (settings.embed_origins or "*") if settings.embed == "on" else ""
-
-
-def _tell_share(url: str | None) -> None:
-    if url:
-        log.warning("whoever knows %s can use the chat page", url)
-    else:
-        log.error(
-            "there is no public address: gradio.live cannot be reached, or its program cannot be "
-            "fetched. The page is served on this machine all the same."
-        )
 
 
 def _empty_folder(settings: Settings) -> Path:

@@ -41,6 +41,7 @@ from frontend.ui.battle_shown import (
 )
 from frontend.ui.battle_votes import vote
 from frontend.ui.conversation import Bookmark
+from frontend.ui.following import newer
 from frontend.ui.judge import Judge
 from frontend.ui.shown import Outputs, address, line_of, owner, sampling_of, unchanged
 from frontend.ui.stopping import stop
@@ -73,10 +74,22 @@ class BattleHandlers:
             line = line_of(failure)
         if battle is None:
             return (*choices(interactive=True), *unchanged(PARAMETERS), *shown(None, line))
+        self._arrive(battle, request)
+        return (*chosen(battle), *parameters(battle), *shown(battle))
+
+    def look(self, bookmark: str | None, request: gr.Request) -> Outputs:
+        """Show what another tab has made of the battle. Gives what is shown, and what goes on."""
+        is_read = any(_seat(request, side) in self._readers for side in SIDES)
+        if is_read or not (battle := newer(self._service.battles, bookmark, owner(request))):
+            return unchanged(SHOWN + 1)
+        self._arrive(battle, request)
+        return (*shown(battle), str(Bookmark.of(battle)) if battle.running else "")
+
+    def _arrive(self, battle: Battle, request: gr.Request) -> None:
+        """Have a tab be a reader of the answers under way."""
         for side in SIDES:
             if under_way := battle.chat(side).under_way:
                 self._readers.arrive(_seat(request, side), under_way)
-        return (*chosen(battle), *parameters(battle), *shown(battle))
 
     def ask(
         self,

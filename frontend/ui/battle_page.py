@@ -25,8 +25,11 @@ class BattlePage:
 
     def __init__(self, page: gr.Blocks, handlers: BattleHandlers, settings: Settings) -> None:
         self.seen = gr.State(Seen())
-        # Kept by the browser, so that any process goes on with the battle.
-        self.bookmark = gr.Textbox("", visible="hidden", show_label=False, container=False)
+        # Kept by the browser, so that any process goes on with the battle; and the answers of
+        # another tab to go on with.
+        self.bookmark, self.resume = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        )
         gr.HTML(
             "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
             '<a href="./">Chat</a>',
@@ -131,7 +134,8 @@ class BattlePage:
             handlers.regenerate, [self.bookmark, *self.parameters], shown, **raw
         )
         self.opened = page.load(handlers.open, None, [*choices, *self.parameters, *shown], **QUIET)
-        for event in (asked, again, self.opened):
+        resumed = self.resume.change(None, [self.resume], None, js="(battle) => []", **QUIET)
+        for event in (asked, again, self.opened, resumed):
             for name, chat, line in zip(SIDES, self.chats, self.lines, strict=True):
                 event.then(
                     handlers.stream(name),
@@ -151,6 +155,7 @@ class BattlePage:
         self.anew.click(handlers.begin_anew, None, [*boxes, *choices, *shown], **QUIET)
         for button, outcome in zip(self.votes, VOTES, strict=True):
             button.click(handlers.vote(outcome), [self.bookmark], shown, **QUIET)
+        gr.Timer(REFRESH_S).tick(handlers.look, [self.bookmark], [*shown, self.resume], **QUIET)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.battles.connect(page, handlers.history, self.bookmark, [*choices, *shown])
         page.unload(handlers.leave)

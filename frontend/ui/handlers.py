@@ -22,6 +22,7 @@ from frontend.ui.answer import Update
 from frontend.ui.answering import Answering
 from frontend.ui.attaching import Attaching
 from frontend.ui.conversation import Bookmark, phase
+from frontend.ui.following import newer
 from frontend.ui.judge import Judge
 from frontend.ui.markup import as_text, turn_at
 from frontend.ui.message_box import EMPTY, Message
@@ -83,14 +84,10 @@ class Handlers:
 
     def look(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Show what another tab has made of the chat. Gives what is shown, and what goes on."""
-        mark, tab = Bookmark.parse(bookmark), request.session_hash or ""
-        if not mark.chat or tab in self._readers:
-            return unchanged(SHOWN + 1)
-        try:
-            if self._service.chats.version(mark.chat) <= mark.version:
-                return unchanged(SHOWN + 1)
-            chat = self._service.chats.read(owner(request), mark.chat)
-        except HeliographError:
+        tab = request.session_hash or ""
+        if tab in self._readers or not (
+            chat := newer(self._service.chats, bookmark, owner(request))
+        ):
             return unchanged(SHOWN + 1)
         if chat.under_way:
             self._readers.arrive(tab, chat.under_way)

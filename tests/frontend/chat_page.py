@@ -27,6 +27,10 @@ _WATCH = """() => {
 }"""
 
 
+# Browsers let timers of tabs in the background rest; such a tab hears of nothing.
+_REST = "for (let timer = setInterval(() => {}); timer > 0; timer--) clearInterval(timer)"
+
+
 # Every reply of the server, in `window.received`; streams piece by piece.
 _LISTEN = """
 window.received = [];
@@ -109,6 +113,10 @@ class ChatPage:
         expect(self.button("Stop")).to_be_enabled(timeout=20_000)
         self.page.evaluate(_WATCH)
         self.errors.clear()  # Gradio logs the connections that a reload breaks off
+
+    def rest(self) -> None:
+        """Be a tab in the background from now on."""
+        self.page.evaluate(_REST)
 
     def listen(self) -> None:
         """Keep what the server will tell, from the next page on."""

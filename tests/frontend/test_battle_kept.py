@@ -143,6 +143,7 @@ def test_a_second_tab_on_a_second_process_may_stop_both_and_of_two_votes_one_cou
         counts = dict(zip(OUTCOMES, VOTES, strict=True))[vote["vote"]]
         expect(each.line).to_have_text(f"Thanks, your vote is noted: {counts}.")
 
+    tab.rest()
     second.ask("and on")
     second.wait_for_words()
     tab.ask("what the first tab does not know of")
@@ -155,6 +156,33 @@ def test_a_second_tab_on_a_second_process_may_stop_both_and_of_two_votes_one_cou
         each.expect_enabled(*AFTER, *VOTES)
     assert newest(slow, MODELS[0]).request.messages[-1].text == "and on"
     second.close()
+
+
+def test_an_idle_tab_follows_what_another_one_does(
+    tab: BattleTab, browser: BrowserContext, slow: Stack, other_address: str
+) -> None:
+    opened = begin(tab)
+    tab.button("Stop").click()
+    tab.expect_enabled(*AFTER, *VOTES)
+    idle = BattleTab(browser, other_address)
+    idle.come_back(opened)
+    idle.expect_enabled(*AFTER, *VOTES)
+    tab.ask("and on")
+    for side in SIDES:
+        expect(idle.questions_of(side)).to_have_text([QUESTION, "and on"], timeout=10_000)
+    idle.wait_for_words()
+    idle.expect_enabled("Stop")
+    expect_hidden(idle, slow)
+    idle.button("Stop").click()
+    for each in (tab, idle):
+        each.expect_enabled(*AFTER, *VOTES)
+    for side in SIDES:
+        texts = tab.answers_of(side).all_inner_texts()
+        expect(idle.answers_of(side)).to_have_text(texts)
+    idle.button("Tie").click()
+    expect(tab.line).to_have_text("Thanks, your vote is noted: Tie.", timeout=10_000)
+    tab.expect_enabled(*VOTED)
+    idle.close()
 
 
 def test_answers_that_ended_while_nobody_looked_are_there_after_the_process_died(

@@ -20,9 +20,6 @@ WORDS = 250
 SLOW = f"echo?tokens_per_s=25&tokens={WORDS}"
 QUESTION = "one two three four five six seven"
 
-# Browsers let timers of tabs in the background rest; such a tab hears of nothing.
-_REST = "for (let timer = setInterval(() => {}); timer > 0; timer--) clearInterval(timer)"
-
 
 @pytest.fixture(scope="module")
 def address(echo_stack: Stack) -> str:
@@ -117,7 +114,7 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     assert all(new.startswith(old) for old, new in pairwise(second.seen))
     assert job.request.messages[0].text == QUESTION
 
-    chat.page.evaluate(_REST)
+    chat.rest()
     second.ask("and on")
     expect(second.questions).to_have_count(2)
     second.button("Stop").click()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import re
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +16,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from gradio.tunneling import BINARY_FILENAME
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs
@@ -37,6 +42,32 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 '''
+
+
+A_TUNNEL = """#!{python}
+import asyncio, sys
+
+def flag(name):
+    return sys.argv[sys.argv.index(name) + 1]
+
+async def copy(source, target):
+    while piece := await source.read(65536):
+        target.write(piece)
+        await target.drain()
+    target.close()
+
+async def forward(source, target):
+    page = await asyncio.open_connection(flag("-i"), int(flag("-l")))
+    await asyncio.gather(copy(source, page[1]), copy(page[0], target), return_exceptions=True)
+
+async def main():
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    print("start proxy success: http://" + address, flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
 
 
 NO_TUNNEL = (
@@ -229,6 +260,30 @@ def test_an_address_at_gradio_live_is_made_only_when_asked_for(
     until(lambda: NO_TUNNEL in page.output, "it says that there is none")
     assert "Traceback" not in page.output
     assert not (tmp_path / "hub").exists()
+
+
+def test_the_page_is_whole_behind_a_tunnel(
+    echo_stack: Stack, browser: BrowserContext, tmp_path: Path
+) -> None:
+    """With a program that forwards on this machine in the place of the one that is fetched."""
+    program = tmp_path / "gradio" / "frpc" / BINARY_FILENAME
+    program.parent.mkdir(parents=True)
+    program.write_text(A_TUNNEL.format(python=sys.executable))
+    program.chmod(0o700)
+    echo_stack.ui("--share", HF_HOME=str(tmp_path), GRADIO_SHARE_SERVER_ADDRESS="127.0.0.1:9")
+    page = echo_stack.processes[-1]
+    told = until(
+        lambda: re.search(r"whoever knows https://(\S+) can use the chat page", page.output),
+        "its public address is told",
+    )
+    tab = ChatPage(browser, f"http://{told[1]}").open(model="echo")
+    tab.ask("Is anybody there?")
+    expect(tab.answers).to_have_text("Is anybody there?")
+    tab.close()
+    page.stop()
+    host, _, port = told[1].partition(":")
+    with socket.socket() as probe:
+        assert probe.connect_ex((host, int(port))) == errno.ECONNREFUSED, "it has ended as well"
 
 
 def test_so_many_answers_are_shown_at_a_time(echo_stack: Stack, browser: BrowserContext) -> None:

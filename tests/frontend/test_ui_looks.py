@@ -100,8 +100,8 @@ def test_axe_finds_nothing_serious(browser: BrowserContext, address: str, route:
             chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         else:
             chat.page.goto(address + route)
-            ready = {"/": "#model input", "/battle": "#left h2", "/fleet": ".sheet td"}[route]
-            expect(chat.page.locator(ready).first).to_be_visible(timeout=20_000)
+            last = {"/": ".gallery-item p", "/battle": "#left h2", "/fleet": ".sheet td"}[route]
+            expect(chat.page.locator(last).last).to_be_visible(timeout=20_000)
         for width in WIDTHS:
             chat.page.set_viewport_size({"width": width, "height": 800})
             assert violations(chat.page) == [], f"{route}, {scheme}, {width} px"
