@@ -1,8 +1,8 @@
 """The one way in for all doors: puts requests on their queues and follows the answers.
 
 What else the doors share stands beside that, each part by itself: the fleet, pictures, jobs, votes,
-chats. Knows Redis only through the broker, keeps nothing in memory but its connections, and may be
-used from many threads or greenlets at once.
+chats. Knows Redis only through the broker, keeps nothing that another process would miss, and may
+be used from many threads or greenlets at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a client's messages to the broker's: texts stay as they are, pictures become hashes.
 
-A picture comes as a data URI and is checked and stored at once. No address is ever fetched:
-an http(s) URL is refused with a hint.
+A picture comes as a data URI and is checked and stored at once. No address is ever fetched: an
+http(s) URL is refused with a hint.
 """
 
 from __future__ import annotations

@@ -31,9 +31,8 @@ MAX_KEY_LENGTH = 255
 @openai.get("/models")
 def list_models() -> Response:
     """Models that live workers serve."""
-    return _json(
-        {"object": "list", "data": [_model(info) for info in current_service().fleet.models()]}
-    )
+    models = [_model(info) for info in current_service().fleet.models()]
+    return _json({"object": "list", "data": models})
 
 
 @openai.get("/models/<path:name>")

@@ -131,9 +131,8 @@ def count_token() -> Response:
     wanted = _object()
     try:
         model, prompt = _text(wanted, "model"), _text(wanted, "prompt")
-        return _json(
-            {"count": current_service().fleet.count_tokens(model, prompt), "error_code": 0}
-        )
+        count = current_service().fleet.count_tokens(model, prompt)
+        return _json({"count": count, "error_code": 0})
     except HeliographError as error:
         return _json({"count": 0, **_failed(error)})
 
