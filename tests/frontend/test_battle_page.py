@@ -38,7 +38,7 @@ def test_an_anonymous_battle_tells_no_name_before_the_vote(
     stack: Stack, browser: BrowserContext
 ) -> None:
     for name in ("secret-ant", "secret-bee"):
-        worker(stack, name, "tokens_per_s=20&prefill_s=0.5")
+        worker(stack, name, "tokens_per_s=20&prefill_s=2")
     tab = BattleTab(browser, stack.ui())
     expect(tab.page.locator("#board")).to_have_text("No two answers have been compared yet.")
     tab.expect_enabled("Send")
