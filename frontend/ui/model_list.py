@@ -29,7 +29,7 @@ class ModelList:
         else `?model=` of the address.
         """
         try:
-            live = [model.name for model in self._service.models()]
+            live = [model.name for model in self._service.fleet.models()]
             listed = self._listed(live)
             wanted = chosen or self._model_of(request)
         except HeliographError as failure:

@@ -13,9 +13,9 @@ from playwright.sync_api import expect
 
 from broker.messages import GenerateRequest
 from frontend.service import Service
+from tests.asking import newest
 from tests.frontend.chat_page import chromium
 from tests.frontend.gradio_tab import GradioTab, Told, answer_of
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack
 
 TOKENS = 4000
@@ -63,7 +63,7 @@ def test_bytes_grow_with_the_answer_and_the_last_token_is_told_at_once(
         async with GradioTab(address) as tab:
             reader: Reader | None = None
             async for told in tab.ask(PROSE, model="echo", max_tokens=4096):
-                reader = reader or Reader(service, last_job(paced)[1])
+                reader = reader or Reader(service, newest(paced).request)
                 words = answer_of(told.outputs[0])
                 seen.append((len(words.split()), told))
                 at_s = told.at_s if words != text else at_s
