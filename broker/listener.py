@@ -9,6 +9,7 @@ import json
 import logging
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,13 @@ log = logging.getLogger(__name__)
 BACKLOG = 256
 """Events that wait for one reader; a slower one is sent to the log, which keeps them anyway."""
 
+EXPECT_S = 10.0
+"""A job that is expected and not read within this time is not heard any more."""
+
+_MOST_LEFT = 32
+"""Channels that nobody reads any more and that are heard all the same. Jobs that ended tell nothing
+there, and leaving several at once, or on the way to another one, spares a message each."""
+
 _WAKE_S = 0.25
 
 
@@ -34,6 +42,9 @@ class Inbox:
     """What one reader has yet to read: events, and None where it has to look into the log."""
 
     def __init__(self) -> None:
+        self.made_s = time.monotonic()
+        self.is_whole = False
+        """Whether it was heard before the job began, so that the log has nothing more."""
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._is_full = False
 
@@ -69,6 +80,8 @@ class Listener:
         self._closed = threading.Event()
         self._inboxes: dict[str, list[Inbox]] = {}
         self._confirmed: dict[str, threading.Event] = {}
+        self._expected: dict[str, Inbox] = {}
+        self._left: set[str] = set()
         self._connection: ConnectionInterface | None = None
         self._id = uuid.uuid4().hex
         self._thread: threading.Thread | None = None
@@ -78,30 +91,53 @@ class Listener:
         """Whether Redis can be heard at the moment."""
         return self._connection is not None
 
+    def expect(self, job_id: str) -> None:
+        """Hear a job that is about to be submitted; its first reader is given all of it."""
+        channel, now = keys.live(job_id), time.monotonic()
+        for old, inbox in tuple(self._expected.items()):
+            if now - inbox.made_s > EXPECT_S and self._expected.pop(old, None) is inbox:
+                self._leave(old, inbox)
+        if channel not in self._expected:
+            inbox = self._expected[channel] = Inbox()
+            inbox.is_whole = self._join(channel, inbox).wait(1.0)
+
     @contextmanager
     def inbox(self, job_id: str) -> Iterator[Inbox]:
         """Hear a job's channel; the inbox is given when Redis has confirmed that, or is away."""
-        inbox = Inbox()
         channel = keys.live(job_id)
+        inbox = self._expected.pop(channel, None) or Inbox()
+        confirmed = None if inbox.is_whole else self._join(channel, inbox)
+        try:
+            if confirmed:
+                # Not confirmed in time means Redis is away; the replay then finds out and says so.
+                confirmed.wait(1.0)
+            yield inbox
+        finally:
+            self._leave(channel, inbox)
+
+    def _join(self, channel: str, inbox: Inbox) -> threading.Event:
+        """Have what comes on a channel put into an inbox; return what is set once it is heard."""
         with self._lock:
             followers = self._inboxes.setdefault(channel, [])
             followers.append(inbox)
             confirmed = self._confirmed.setdefault(channel, threading.Event())
             if len(followers) == 1:
-                self._send("SUBSCRIBE", channel)
+                self._left.discard(channel)
+                self._send(("SUBSCRIBE", channel))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="subscriber", daemon=True)
                 self._thread.start()
-        try:
-            # Not confirmed in time means Redis is away; the replay then finds out and says so.
-            confirmed.wait(timeout=1.0)
-            yield inbox
-        finally:
-            with self._lock:
-                followers.remove(inbox)
-                if not followers:
-                    del self._inboxes[channel], self._confirmed[channel]
-                    self._send("UNSUBSCRIBE", channel)
+        return confirmed
+
+    def _leave(self, channel: str, inbox: Inbox) -> None:
+        with self._lock:
+            followers = self._inboxes[channel]
+            followers.remove(inbox)
+            if not followers:
+                del self._inboxes[channel], self._confirmed[channel]
+                self._left.add(channel)
+                if len(self._left) > _MOST_LEFT:
+                    self._send()
 
     def close(self) -> None:
         """End the thread and the connection."""
@@ -109,12 +145,19 @@ class Listener:
         if self._thread is not None:
             self._thread.join()
 
-    def _send(self, command: str, channel: str) -> None:
-        """Change what is heard; the lock is held. Without a connection the next one hears all."""
-        if self._connection is None:
+    def _send(self, *commands: tuple[str, ...]) -> None:
+        """Leave what was left, and do more; the lock is held.
+
+        Without a connection there is nothing to do: the next one hears what is read then.
+        """
+        connection = self._connection
+        if connection is None:
             return
+        if self._left:
+            commands = (("UNSUBSCRIBE", *self._left), *commands)
+            self._left.clear()
         try:
-            self._connection.send_command(command, channel)  # type: ignore[no-untyped-call]
+            connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             self._outage.begin("readers", error)
             self._connection = None
@@ -141,6 +184,7 @@ class Listener:
         connection = pool.get_connection()
         try:
             with self._lock:
+                self._left.clear()
                 # And to a channel that stays: there may be no other at the moment.
                 connection.send_command("SUBSCRIBE", keys.reader(self._id), *self._inboxes)  # type: ignore[no-untyped-call]
                 self._connection = connection
@@ -172,8 +216,12 @@ class Listener:
 
     def _tell(self, channel: str, event: Event | None) -> None:
         """Hand an event to its readers; None sends them to the log."""
-        for inbox in tuple(self._inboxes.get(channel, ())):
+        inboxes = tuple(self._inboxes.get(channel, ()))
+        for inbox in inboxes:
             inbox.put(event)
+        if not inboxes and channel in self._left:  # it goes on without readers
+            with self._lock:
+                self._send()
 
 
 def _read(channel: str, data: bytes) -> Event | None:

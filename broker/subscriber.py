@@ -1,7 +1,7 @@
 """Reading the token channel: a job's events in order, each once, whatever pub/sub drops.
 
-A reader subscribes, replays the log, follows the channel and fills any gap from the log. Knows
-nothing of who reads or why.
+A reader subscribes, replays the log, follows the channel and fills any gap from the log. Who
+expects a job before it is submitted has nothing to replay. Knows nothing of who reads or why.
 """
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ class Subscriber:
         """Hear nothing any more; for tests and short programs."""
         self._listener.close()
 
+    def expect(self, job_id: str) -> None:
+        """Be ready for a job that is about to be submitted, and is to be followed at once."""
+        self._listener.expect(job_id)
+
     def follow(self, job_id: str, after: EventId = START, *, tick_s: float = 1.0) -> Events:
         """Yield a job's events after `after`, in order and without gaps, up to its terminal one.
 
@@ -83,11 +87,13 @@ class Subscriber:
     ) -> Iterator[Event | None]:
         """Log, then channel, then log again whenever the channel may have lost something."""
         known = last > START
+        is_told = inbox.is_whole and not known
         while True:
-            for event in self._replay_patiently(job_id, last, known):
-                yield event
-                last = event.id if event is not None else last
-            quiet_since, known = time.monotonic(), True
+            if not is_told:
+                for event in self._replay_patiently(job_id, last, known):
+                    yield event
+                    last = event.id if event is not None else last
+            quiet_since, known, is_told = time.monotonic(), True, False
             while time.monotonic() - quiet_since < RESYNC_S:
                 try:
                     event = inbox.get(tick_s)

@@ -40,22 +40,6 @@ def _directly(computation: Callable[[], None]) -> None:
     computation()
 
 
-def _join(
-    request: GenerateRequest, reader: str, record: Kept | None, ip: str
-) -> Callable[[Pipeline], None]:
-    """What belongs into the transaction that submits the job: who asks, in which chat."""
-
-    def queue_all(pipe: Pipeline) -> None:
-        if ip:
-            feedback.note_ip(pipe, request.id, ip)
-        if reader:
-            hold(pipe, {reader: request.id})
-        if record is not None:
-            write_sent(pipe, record, request.id)
-
-    return queue_all
-
-
 def _seeded(sampling: SamplingParams) -> SamplingParams:
     if sampling.seed:
         return sampling
@@ -168,9 +152,19 @@ class Service:
             ),
             jobs_per_s=info.jobs_per_s,
             check=(lambda pipe: check(pipe, record)) if record else None,
-            also=_join(request, reader, record, self.feedback.kept(ip)),
+            also=lambda pipe: self._add(pipe, request.id, reader, record, ip),
         )
         return request if started == request.id else self._attach(started, reader)
+
+    def _add(self, pipe: Pipeline, job_id: str, reader: str, record: Kept | None, ip: str) -> None:
+        """Queue what belongs into a job's submission: who asks, and in which chat."""
+        if kept := self.feedback.kept(ip):
+            feedback.note_ip(pipe, job_id, kept)
+        if reader:
+            self._subscriber.expect(job_id)
+            hold(pipe, {reader: job_id})
+        if record is not None:
+            write_sent(pipe, record, job_id)
 
     def _attach(self, job_id: str, reader: str) -> GenerateRequest:
         if reader:
