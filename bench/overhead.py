@@ -28,7 +28,7 @@ from rq import Queue
 from bench.streams import Load
 from broker.connection import connect
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
-from broker.queues import Submitter
+from broker.submission import Submitter
 from tests.stack import Stack, embedded_valkey, until
 
 EMPTY_QUEUE = "bench-empty"

@@ -15,11 +15,12 @@ from rq.job import Job
 
 from broker import channel, estimates, keys, registry
 from broker.attempts import ALLOW_OOM
+from broker.cancellation import END_WAITING
 from broker.channel import Claimed
 from broker.errors import ErrorBody, QueueTimeout
 from broker.events import EventId, Failed, encode_event
 from broker.messages import ModelInfo
-from broker.queues import END_WAITING, queue_key
+from broker.queues import queue_key
 
 _FIND = """
 local time = redis.call('TIME')

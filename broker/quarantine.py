@@ -19,7 +19,7 @@ from broker import channel, images, keys, records
 from broker.errors import InvalidRequest, JobNotFound
 from broker.events import Claim, Delta
 from broker.messages import GenerateRequest
-from broker.queues import Submitter
+from broker.submission import Submitter
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import RedisError
 
-from broker import keys, queues
+from broker import cancellation, keys
 from broker.attempts import ALLOW_OOM
 from broker.errors import InvalidRequest
 from broker.outage import Outage
@@ -188,7 +188,7 @@ class Readers:
         values = (reader, job_id, keys.READER_TTL_S, late)
         if not self._client.eval(_LEAVE, len(names), *names, *values):
             return False
-        return queues.cancel(self._client, job_id)
+        return cancellation.cancel(self._client, job_id)
 
     def close(self) -> None:
         """End the thread; for tests and short programs."""
@@ -230,6 +230,6 @@ def cancel_overdue(client: redis.Redis) -> list[str]:
     )
     job_ids = [raw.decode() for raw in overdue]
     for job_id in job_ids:
-        queues.cancel(client, job_id)
+        cancellation.cancel(client, job_id)
         client.zrem(keys.DEADLINES, job_id)  # afterwards: who dies in between has lost nothing
     return job_ids

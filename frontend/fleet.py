@@ -1,4 +1,4 @@
-"""The models that can be asked, and groups of them: listed, found by name, chosen by load.
+"""Who can be asked: live workers, their models, and groups of them, one chosen by load.
 
 Reads the registry; what is registered there is the workers' to say.
 """
@@ -10,10 +10,11 @@ from collections.abc import Collection
 
 import redis
 
-from broker import dispatch, registry
+from broker import cell, counts, dispatch, registry
+from broker.connection import redis_errors
 from broker.errors import NoLiveWorker
 from broker.groups import parse_groups
-from broker.messages import ModelInfo
+from broker.messages import ModelInfo, WorkerInfo
 from broker.settings import Settings
 
 ADMISSION_S = 0.5
@@ -21,7 +22,7 @@ ADMISSION_S = 0.5
 
 
 class Fleet:
-    """All models of one Redis; every call but `groups` may raise redis's errors."""
+    """All workers of one Redis; every call but `groups` may raise RedisUnavailable."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         """Read the groups and the way to choose among their models from `settings`."""
@@ -35,6 +36,17 @@ class Fleet:
         """Names that stand for several models."""
         return self._groups.keys()
 
+    @redis_errors()
+    def cell_id(self) -> str:
+        """The id of this system among connected ones."""
+        return cell.cell_id(self._client)
+
+    @redis_errors()
+    def workers(self) -> list[WorkerInfo]:
+        """Live workers, by model and id."""
+        return registry.workers(self._client)
+
+    @redis_errors()
     def models(self) -> list[ModelInfo]:
         """Models that live workers serve, and groups of them, by name."""
         live = registry.models(self._client)
@@ -45,15 +57,18 @@ class Fleet:
             key=lambda info: info.name,
         )
 
+    @redis_errors()
     def serves(self, model: str) -> bool:
         """Whether a live worker serves a model, which is no group."""
         return any(info.name == model for info in self._models_lately())
 
+    @redis_errors()
     def jobs_per_s(self, model: str) -> float:
         """How many jobs of a model end when all its slots are taken; 0 if that is not known."""
         rates = (info.jobs_per_s for info in self._models_lately() if info.name == model)
         return next(rates, 0.0)
 
+    @redis_errors()
     def find(self, name: str, *, sees: bool, may_be_absent: bool = False) -> ModelInfo:
         """The live model of that name, or the one of that group whose turn it is.
 
@@ -75,6 +90,16 @@ class Fleet:
             if not may_be_absent:
                 raise
             return registry.absent(name)
+
+    @redis_errors()
+    def count_tokens(self, model: str, text: str) -> int:
+        """Tokens of a text as a prompt for a model.
+
+        Raises:
+            ModelNotFound, NoLiveWorker: nobody can count them.
+            RequestTooLarge: the text is longer than is counted.
+        """
+        return counts.count_tokens(self._client, self.find(model, sees=False).name, text)
 
     def _models_lately(self) -> list[ModelInfo]:
         live, seen_s = self._lately

@@ -13,6 +13,9 @@ from typing import Any, Final
 import redis
 
 from broker import estimates
+from broker.connection import redis_errors
+from broker.jobs import Job
+from broker.messages import GenerateRequest
 from broker.queues import queue_key
 from frontend.fleet import Fleet
 
@@ -35,7 +38,7 @@ class _View:
 
 
 class Line:
-    """The queues of all models, as this process has last seen them."""
+    """The queues of all models, as last seen here; every call may raise RedisUnavailable."""
 
     def __init__(self, client: redis.Redis, fleet: Fleet) -> None:
         """Read queues with `client`; `fleet` knows the rates."""
@@ -43,19 +46,23 @@ class Line:
         self._fleet = fleet
         self._views: dict[str, _View] = {}
 
-    def place(self, model: str, job_id: str) -> Place | None:
-        """Where a job stands; None if it is not waiting.
-
-        Raises:
-            RedisError: Redis did not answer.
-        """
-        now_s = time.monotonic()
+    @redis_errors()
+    def place(self, request: GenerateRequest) -> Place | None:
+        """Where a job stands, as of the last second; None if it is not waiting."""
+        model, now_s = request.model, time.monotonic()
         view = self._views.get(model)
         if view is None or now_s - view.read_s >= AGE_S:
             if view is not None and now_s - view.read_s < 2 * AGE_S:
                 view.read_s = now_s  # others who ask meanwhile make do with what was seen before
             view = self._views[model] = _View(self._read(model), now_s)
-        return view.places.get(job_id)
+        return view.places.get(request.id)
+
+    @redis_errors()
+    def eta_s(self, job: Job) -> float | None:
+        """Seconds until a waiting job's turn; None if it is not waiting, or nothing is known."""
+        if job.position is None:
+            return None
+        return estimates.turn_s(job.position, self._fleet.jobs_per_s(job.request.model))
 
     def _read(self, model: str) -> dict[str, Place]:
         waiting: Any = self._client.lrange(queue_key(model), 0, -1)

@@ -11,7 +11,7 @@ from typing import Final
 
 import redis
 
-from broker import overdue, patience, queues
+from broker import cancellation, overdue, patience
 from broker.connection import check_writes, redis_errors
 from broker.errors import NoLiveWorker, RedisFull, RedisReadOnly, RedisUnavailable
 from broker.messages import GenerateRequest
@@ -74,7 +74,7 @@ class OrphanWatch:
         return alone_s > patience.without_worker_s(self._client, self._request.id)
 
     def _give_up(self) -> None:
-        queues.cancel(self._client, self._request.id)
+        cancellation.cancel(self._client, self._request.id)
         raise NoLiveWorker(
             f"All workers of model {self._request.model!r} are gone, so job {self._request.id} "
             "was given up. Try again when one is back."

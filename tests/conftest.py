@@ -15,7 +15,7 @@ from broker.connection import connect
 from frontend.service import Service
 from tests.chaos import FIGURES
 from tests.pictures import scene
-from tests.stack import Stack, embedded_valkey, real_redis
+from tests.stack import Stack, embedded_valkey, own_stack, real_redis
 
 # How long an example takes says more about the machine than about what is tested.
 settings.register_profile("any machine", deadline=None)
@@ -63,11 +63,8 @@ def kept(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A Valkey of the test's own with no process beside it; the test starts what it needs."""
-    folder = tmp_path_factory.mktemp("stack")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("stack")) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture
@@ -81,23 +78,17 @@ def service(stack: Stack) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def echo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A Valkey and a fast echo worker, shared by the tests of a module."""
-    folder = tmp_path_factory.mktemp("echo-stack")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("echo-stack")) as made:
         made.echo_worker()
         yield made
-        made.stop()
 
 
 @pytest.fixture(scope="module")
 def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A Valkey and a worker with the demo model, shared by the tests of a module."""
-    folder = tmp_path_factory.mktemp("demo-stack")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("demo-stack")) as made:
         made.worker()
         yield made
-        made.stop()
 
 
 @pytest.fixture(scope="session")

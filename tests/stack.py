@@ -165,22 +165,22 @@ class Stack:
 def start_valkey(port: int, folder: Path) -> subprocess.Popen[bytes]:
     """Start an embedded Valkey with data in `folder` and wait until it answers."""
     popen = subprocess.Popen(command(port, folder))
-    until_answers(popen, port)
+    until_answers(popen, f"redis://127.0.0.1:{port}")
     return popen
 
 
-def until_answers(popen: subprocess.Popen[bytes], port: int) -> None:
+def until_answers(popen: subprocess.Popen[bytes], url: str) -> None:
     """Wait for a server that was just started."""
-    with redis.Redis(port=port) as client:
+    with connect(url) as client:
 
         def answers() -> bool:
             assert popen.poll() is None, "it ended"
             try:
                 return bool(client.ping())
-            except redis.ConnectionError:  # or it loads its data
+            except redis.RedisError:  # or it loads its data
                 return False
 
-        until(answers, "the server answers")
+        until(answers, f"{url} answers")
 
 
 @contextmanager
@@ -196,6 +196,17 @@ def embedded_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
+def own_stack(folder: Path) -> Iterator[Stack]:
+    """A stack over an embedded Valkey of its own."""
+    with embedded_valkey(folder) as url:
+        made = Stack(url, folder)
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
 def real_redis(folder: Path) -> Iterator[str]:
     """A `redis-server` of the machine; yields its URL."""
     port = free_port()
@@ -207,7 +218,7 @@ def real_redis(folder: Path) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        until_answers(popen, port)
+        until_answers(popen, f"redis://127.0.0.1:{port}")
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         popen.terminate()

@@ -19,10 +19,10 @@ from broker.events import Delta, End, Event, Failed
 from broker.messages import SamplingParams
 from frontend import orphans
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.frontend.clients import data_uri, image_message, official
 from tests.pictures import scene
 from tests.stack import Process, Stack, embedded_valkey, until
-from tests.workers.test_worker import answer, ask, deltas, running, say
 
 DEMO = "heliograph-demo"
 SLOW = "tokens_per_s=20&tokens=400"
@@ -87,7 +87,7 @@ def service(cells: list[Cell]) -> Iterator[Service]:
 def test_a_picture_is_seen_three_levels_down(cells: list[Cell], service: Service) -> None:
     cells[2].stack.worker()
     connect(cells, "heliograph-demo")
-    picture = service.store_image(
+    picture = service.pictures.add(
         scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160)))
     )
     greedy = SamplingParams(temperature=0.0)
@@ -135,7 +135,7 @@ def test_a_cancelled_request_ends_on_all_levels(
     deltas(service, asked, 3)
     for cell in cells:
         until(lambda cell=cell: running(cell.stack) == 1, "the request runs")  # type: ignore[misc]
-    service.cancel(asked.id)
+    service.jobs.cancel(asked.id)
     assert answer(service, asked)[1].finish_reason == "cancelled"
     for cell in cells:
         until(lambda cell=cell: running(cell.stack) == 0, "its slot is free")  # type: ignore[misc]

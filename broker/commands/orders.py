@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from broker import orders, queues
+from broker import cancellation, orders, queues
 from broker.commands import done
 from broker.connection import connect, redis_errors
 from broker.settings import Settings
@@ -33,7 +33,9 @@ def add(commands: Commands) -> None:
 def cancel(settings: Settings, flags: argparse.Namespace) -> int:
     """Cancel a job by its id, with or without the API's prefix."""
     with redis_errors():
-        known = queues.cancel(connect(settings.url), flags.job.removeprefix(queues.ANSWER_PREFIX))
+        known = cancellation.cancel(
+            connect(settings.url), flags.job.removeprefix(queues.ANSWER_PREFIX)
+        )
     return done(known, f"job {flags.job} is unknown here, or its record has expired")
 
 

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from broker import quarantine
 from broker.connection import connect, redis_errors
-from broker.queues import Submitter
 from broker.settings import Settings
+from broker.submission import Submitter
 
 if TYPE_CHECKING:
     from broker.commands import Commands

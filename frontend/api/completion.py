@@ -22,8 +22,7 @@ from frontend.api.answer import Whole, first_news, whole
 from frontend.api.context import current_service
 from frontend.api.logprobs import logprobs_object
 from frontend.api.silence import Silence
-from frontend.line import Place
-from frontend.service import Service
+from frontend.line import Line, Place
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -63,7 +62,7 @@ def streamed_reply(
     begins = after == START
     first = first_news(events) if begins else None
     headers = Headers(_HEADERS)
-    silence = Silence(partial(_place, current_service(), job))
+    silence = Silence(partial(_place, current_service().line, job))
     if first is None and (place := silence.look()) is not None:
         headers["X-Queue-Position"] = str(place.ahead)
     stream = sse.stream(first, events, _chunks(job, usage=usage), silence, begins=begins)
@@ -86,8 +85,8 @@ def _chunks(job: GenerateRequest, *, usage: bool) -> sse.Chunks:
     return sse.Chunks(f"{ANSWER_PREFIX}{job.id}", job.model, int(job.created_s), usage=usage)
 
 
-def _place(service: Service, job: GenerateRequest) -> Place | None:
+def _place(line: Line, job: GenerateRequest) -> Place | None:
     try:
-        return service.place(job)
+        return line.place(job)
     except HeliographError:
         return None

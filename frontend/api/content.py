@@ -1,7 +1,7 @@
 """From a client's messages to the broker's: texts stay as they are, pictures become hashes.
 
-A picture comes as a data URI and is checked and stored by the service. No address is ever fetched:
-an http(s) URL is refused with a hint.
+A picture comes as a data URI and is checked and stored at once. No address is ever fetched: an
+http(s) URL is refused with a hint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from broker.errors import InvalidImage, InvalidRequest, RequestTooLarge
 from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart, VideoPart
 from broker.settings import Settings
 from frontend.api.schemas import ChatRequest, Image, Message, Text, Video
-from frontend.service import Service
+from frontend.picture_store import PictureStore
 from frontend.videos import DEFAULT_FRAMES
 
 MAX_TEXT_LENGTH = 4_000_000
@@ -28,7 +28,9 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def read_messages(request: ChatRequest, service: Service) -> list[ChatMessage]:
+def read_messages(
+    request: ChatRequest, pictures: PictureStore, settings: Settings
+) -> list[ChatMessage]:
     """Translate the messages, and store their pictures.
 
     Raises:
@@ -36,9 +38,9 @@ def read_messages(request: ChatRequest, service: Service) -> list[ChatMessage]:
         InvalidImage: a picture that is no data URI, or that cannot be opened.
         RequestTooLarge: too many pictures, too large a picture, too much text.
     """
-    _check_amounts(request, service.settings)
+    _check_amounts(request, settings)
     frames = _frames_each(request)
-    return [_read(message, at, service, frames) for at, message in enumerate(request.messages)]
+    return [_read(message, at, pictures, frames) for at, message in enumerate(request.messages)]
 
 
 def _frames_each(request: ChatRequest) -> int:
@@ -77,7 +79,7 @@ def _parts(message: Message) -> list[str | Image | Video]:
     return [part.text if isinstance(part, Text) else part for part in message.content]
 
 
-def _read(message: Message, index: int, service: Service, frames: int) -> ChatMessage:
+def _read(message: Message, index: int, pictures: PictureStore, frames: int) -> ChatMessage:
     where = f"messages.{index}.content"
     if message.content is None and message.role != "assistant":
         raise InvalidRequest(
@@ -95,10 +97,10 @@ def _read(message: Message, index: int, service: Service, frames: int) -> ChatMe
             )
         if isinstance(part, Video):
             data = read_data_uri(part.video_url.url, param, "video")
-            content.append(VideoPart(frames=service.store_video(data, frames, param=param)))
+            content.append(VideoPart(frames=pictures.add_video(data, frames, param=param)))
         else:
             data = read_data_uri(part.image_url.url, param)
-            content.append(ImagePart(sha256=service.store_image(data, param=param)))
+            content.append(ImagePart(sha256=pictures.add(data, param=param)))
     return ChatMessage(role=_ROLES[message.role], content=tuple(content))
 
 

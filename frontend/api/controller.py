@@ -38,7 +38,7 @@ def register_worker() -> Response:
     body = _admitted_body()
     wanted = read(Registration, body)
     _control().check_address(wanted.worker_name, request)
-    current_service().register_worker(wanted.worker(time.time()))
+    current_service().foreign.register(wanted.worker(time.time()))
     return _json(None)
 
 
@@ -46,16 +46,14 @@ def register_worker() -> Response:
 def receive_heart_beat() -> Response:
     """Note that a worker lives; `exist` false tells it to register again."""
     beat = read(HeartBeat, _admitted_body())
-    return _json(
-        {"exist": current_service().receive_heart_beat(beat.worker_name, beat.queue_length)}
-    )
+    return _json({"exist": current_service().foreign.beat(beat.worker_name, beat.queue_length)})
 
 
 @controller.post("/withdraw_worker")
 def withdraw_worker() -> Response:
     """Forget a worker at once, above all one that sends no heartbeats (no original has this)."""
     gone = read(Withdrawal, _admitted_body())
-    return _json({"exist": current_service().withdraw_worker(gone.worker_name)})
+    return _json({"exist": current_service().foreign.withdraw(gone.worker_name)})
 
 
 def _admitted_body() -> bytes:
@@ -111,7 +109,7 @@ def worker_get_status() -> Response:
             "queue_length": sum(info.queue_length + info.running for info in single),
         }
     )
-    response.headers[cell.CELL_HEADER] = service.cell_id()
+    response.headers[cell.CELL_HEADER] = service.fleet.cell_id()
     response.headers[cell.SLOTS_HEADER] = str(sum(info.slots for info in single))
     return response
 
@@ -124,7 +122,7 @@ def test_connection() -> Response:
 
 def _ready() -> list[ModelInfo]:
     """Models with a worker that has loaded it; the originals' workers register no sooner."""
-    return [info for info in current_service().models() if info.ready]
+    return [info for info in current_service().fleet.models() if info.ready]
 
 
 def _names(infos: Iterable[ModelInfo]) -> list[str]:

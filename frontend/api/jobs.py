@@ -35,8 +35,8 @@ def get_job(name: str) -> Response:
 def cancel_job(name: str) -> Response:
     """Cancel a job; one that has ended stays as it is."""
     job = _find(name)
-    current_service().cancel(job.id)
-    return _json(current_service().job(job.id))
+    current_service().jobs.cancel(job.id)
+    return _json(current_service().jobs.read(job.id))
 
 
 @jobs.get("/<name>/events")
@@ -45,7 +45,7 @@ def job_events(name: str) -> Response:
     client, service = Client(request.environ), current_service()
     after, usage = _after(), _flag("include_usage")
     job = _find(name)
-    if (ending := service.ending(job, after)) is not None:
+    if (ending := service.jobs.ending(job, after)) is not None:
         return last_words(job.request, ending, usage=usage)
     events = current_answers().follow(job.request, client, after)
     try:
@@ -55,7 +55,7 @@ def job_events(name: str) -> Response:
 
 
 def _find(name: str) -> Job:
-    job = current_service().job(name.removeprefix(ANSWER_PREFIX))
+    job = current_service().jobs.read(name.removeprefix(ANSWER_PREFIX))
     g.job_id = job.id
     return job
 
@@ -93,7 +93,7 @@ def _json(job: Job) -> Response:
         "attempt": job.attempt,
         "created": int(job.request.created_s),
         "queue_position": job.position,
-        "eta_s": None if (eta_s := current_service().eta_s(job)) is None else round(eta_s, 1),
+        "eta_s": None if (eta_s := current_service().line.eta_s(job)) is None else round(eta_s, 1),
         "on_disconnect": job.on_disconnect or None,
     }
     return Response(json.dumps(value), mimetype="application/json")

@@ -31,13 +31,14 @@ MAX_KEY_LENGTH = 255
 @openai.get("/models")
 def list_models() -> Response:
     """Models that live workers serve."""
-    return _json({"object": "list", "data": [_model(info) for info in current_service().models()]})
+    models = [_model(info) for info in current_service().fleet.models()]
+    return _json({"object": "list", "data": models})
 
 
 @openai.get("/models/<path:name>")
 def get_model(name: str) -> Response:
     """One of them."""
-    served = current_service().models()
+    served = current_service().fleet.models()
     for info in served:
         if info.name == name:
             return _json(_model(info))
@@ -65,7 +66,7 @@ def chat_completions() -> Response:
     service, reader = current_service(), new_reader()
     job = service.submit(
         wanted.model,
-        read_messages(wanted, service),
+        read_messages(wanted, service.pictures, service.settings),
         wanted.sampling,
         path=cell.read_path(request.headers.get(cell.HEADER, "")),
         on_disconnect=wanted.on_disconnect or CANCEL,

@@ -14,14 +14,14 @@ from broker.messages import ChatMessage, ImagePart, Part, TextPart
 from broker.settings import Settings
 from frontend.api.content import MAX_TEXT_LENGTH, read_base64, read_data_uri
 from frontend.api.payload import Payload, RoleMessage
-from frontend.service import Service
+from frontend.picture_store import PictureStore
 
 MARK = "<image>"
 FASTCHAT_MARK = "$$<image>$$"
 _FASTCHAT_MARKS = re.compile(r"((?:\$\$<image>\$\$)+)((?:<image>\n)*)")
 
 
-def read_prompt(payload: Payload, service: Service) -> list[ChatMessage]:
+def read_prompt(payload: Payload, store: PictureStore, settings: Settings) -> list[ChatMessage]:
     """Translate a payload's prompt, and store its pictures.
 
     Raises:
@@ -30,17 +30,17 @@ def read_prompt(payload: Payload, service: Service) -> list[ChatMessage]:
         RequestTooLarge: too many pictures, too large a picture, too much text.
     """
     if isinstance(payload.prompt, str):
-        _check_amounts(payload.prompt, payload.images or (), service.settings)
-        return [_ready_prompt(payload, payload.prompt, service)]
+        _check_amounts(payload.prompt, payload.images or (), settings)
+        return [_ready_prompt(payload, payload.prompt, store)]
     texts = "".join(turn.content or "" for turn in payload.prompt)
     pictures = [picture for turn in payload.prompt for picture in turn.image or ()]
-    _check_amounts(texts, pictures, service.settings)
+    _check_amounts(texts, pictures, settings)
     if payload.images:
         raise InvalidRequest(
             "images: where the prompt is a list of messages, each message has its own list image.",
             param="images",
         )
-    turns = (_turn(turn, at, service) for at, turn in enumerate(payload.prompt))
+    turns = (_turn(turn, at, store) for at, turn in enumerate(payload.prompt))
     return [turn for turn in turns if turn.content or turn.role != "system"]
 
 
@@ -59,7 +59,7 @@ def _check_amounts(text: str, pictures: Sequence[str], settings: Settings) -> No
         )
 
 
-def _ready_prompt(payload: Payload, prompt: str, service: Service) -> ChatMessage:
+def _ready_prompt(payload: Payload, prompt: str, store: PictureStore) -> ChatMessage:
     pictures = payload.images or ()
     texts = plain_marks(prompt).split(MARK)
     if len(texts) - 1 != len(pictures):
@@ -70,7 +70,7 @@ def _ready_prompt(payload: Payload, prompt: str, service: Service) -> ChatMessag
         )
     content: list[Part] = [TextPart(text=texts[0])]
     for at, (picture, text) in enumerate(zip(pictures, texts[1:], strict=True)):
-        content += (_stored(picture, f"images.{at}", service), TextPart(text=text))
+        content += (_stored(picture, f"images.{at}", store), TextPart(text=text))
     return ChatMessage(role="prompt", content=tuple(filter(_says_something, content)))
 
 
@@ -84,14 +84,14 @@ def plain_marks(prompt: str) -> str:
     return _FASTCHAT_MARKS.sub(plain, prompt) if FASTCHAT_MARK in prompt else prompt
 
 
-def _turn(turn: RoleMessage, at: int, service: Service) -> ChatMessage:
+def _turn(turn: RoleMessage, at: int, store: PictureStore) -> ChatMessage:
     if turn.image and turn.role != "user":
         raise InvalidRequest(
             f"prompt.{at}.image: only the user's messages may have images.",
             param=f"prompt.{at}.image",
         )
     content: list[Part] = [
-        _stored(picture, f"prompt.{at}.image.{place}", service)
+        _stored(picture, f"prompt.{at}.image.{place}", store)
         for place, picture in enumerate(turn.image or ())
     ]
     content.append(TextPart(text=turn.content or ""))
@@ -102,7 +102,7 @@ def _says_something(part: Part) -> bool:
     return not isinstance(part, TextPart) or bool(part.text)
 
 
-def _stored(picture: str, param: str, service: Service) -> ImagePart:
+def _stored(picture: str, param: str, store: PictureStore) -> ImagePart:
     is_uri = picture[:5].lower() in ("data:", "http:", "https")
     data = read_data_uri(picture, param) if is_uri else read_base64(picture, param)
-    return ImagePart(sha256=service.store_image(data, param=param))
+    return ImagePart(sha256=store.add(data, param=param))

@@ -87,7 +87,7 @@ def _submit(value: dict[str, Any]) -> tuple[Payload, GenerateRequest, str]:
     payload, service = read_payload(value), current_service()
     said = cell.read_path(request.headers.get(cell.HEADER, ""))
     path = tuple(dict.fromkeys((*said, *(payload.heliograph_path or ()))))
-    messages = read_prompt(payload, service)
+    messages = read_prompt(payload, service.pictures, service.settings)
     reader = new_reader()
     job = service.submit(
         payload.model,
@@ -119,7 +119,7 @@ def model_details() -> Response:
 
 
 def _context_length(model: str) -> int:
-    for info in current_service().models():
+    for info in current_service().fleet.models():
         if info.name == model and info.ready:
             return info.context_length or UNKNOWN_LENGTH
     raise NoLiveWorker(f"No worker that is ready serves model {model[:256]!r}.", param="model")
@@ -131,7 +131,8 @@ def count_token() -> Response:
     wanted = _object()
     try:
         model, prompt = _text(wanted, "model"), _text(wanted, "prompt")
-        return _json({"count": current_service().count_tokens(model, prompt), "error_code": 0})
+        count = current_service().fleet.count_tokens(model, prompt)
+        return _json({"count": count, "error_code": 0})
     except HeliographError as error:
         return _json({"count": 0, **_failed(error)})
 

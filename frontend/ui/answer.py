@@ -118,7 +118,7 @@ def _updates(
 
 def _why_waiting(service: Service, request: GenerateRequest) -> str:
     try:
-        serving = [info for info in service.workers() if info.model == request.model]
-        return wording.waiting(service.place(request), serving)
+        serving = [info for info in service.fleet.workers() if info.model == request.model]
+        return wording.waiting(service.line.place(request), serving)
     except RedisUnavailable:
         return "Redis does not answer, waiting for it"  # the stream decides when to give up

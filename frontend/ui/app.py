@@ -82,10 +82,10 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
     if settings.moderation == "on":
         gate = Gate.from_settings(connect(settings.url), settings)
     terms = Terms.load(settings)
-    judge = Judge(service, terms, gate)
+    judge = Judge(service.pictures, terms, gate)
     demo = build_page(
         Handlers(service, uploads, judge),
-        History(service),
+        History(service.chats, service.jobs),
         BattleHandlers(service, uploads, judge),
         operations,
         settings,
@@ -114,9 +114,9 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         app_kwargs={
             "openapi_url": None,
             "routes": [
-                picture_route(service),
-                overlay_route(service),
-                chat_route(service),
+                picture_route(service.pictures),
+                overlay_route(service.pictures),
+                chat_route(service.chats),
                 *login_routes(operations),
             ],
             "middleware": [

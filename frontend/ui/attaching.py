@@ -53,7 +53,7 @@ class Attaching:
         return self._uploads.store(files)
 
     def _find(self, model: str | None) -> ModelInfo | None:
-        return next((info for info in self._service.models() if info.name == model), None)
+        return next((info for info in self._service.fleet.models() if info.name == model), None)
 
 
 def limits(settings: Settings, info: ModelInfo | None, used: int) -> str:

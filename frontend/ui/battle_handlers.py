@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -16,10 +17,10 @@ import gradio as gr
 from broker.conversation import Chat
 from broker.errors import ChatChanged, HeliographError
 from broker.feedback import Outcome
-from broker.readers import new_reader
 from broker.side_by_side import SIDES, Battle, Side, new_battle
 from frontend.service import Service
-from frontend.ui import answer, wording
+from frontend.ui import wording
+from frontend.ui.answering import Answering
 from frontend.ui.battle import ask_on, choose, draw, phase_of
 from frontend.ui.battle_history import BattleHistory
 from frontend.ui.battle_live import BattleLive, Mode, ready
@@ -42,10 +43,8 @@ from frontend.ui.battle_votes import vote
 from frontend.ui.conversation import Bookmark
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
-from frontend.ui.markup import render
-from frontend.ui.reading import TabReaders
-from frontend.ui.shown import Outputs, address, body_of, line_of, owner, sampling_of, unchanged
-from frontend.ui.stopping import fail, stop
+from frontend.ui.shown import Outputs, address, line_of, owner, sampling_of, unchanged
+from frontend.ui.stopping import stop
 from frontend.ui.uploads import Upload, Uploads
 
 log = logging.getLogger(__name__)
@@ -56,13 +55,13 @@ class BattleHandlers:
 
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
-        self.live = BattleLive(service)
-        self.history = BattleHistory(service)
+        self.live = BattleLive(service.fleet, service.feedback)
+        self.history = BattleHistory(service.battles, service.jobs)
         self._service = service
-        self._uploads = Uploads(service, uploads)
+        self._uploads = Uploads(service.pictures, uploads)
         self._judge = judge
-        self._rule = f"grace:{service.settings.ui_grace_s}"
-        self._readers = TabReaders(service.readers)
+        self._answering = Answering(service)
+        self._readers = self._answering.readers
 
     def open(self, request: gr.Request) -> Outputs:
         """Show the battle of the address. Gives choices, parameters, and what is shown."""
@@ -149,7 +148,7 @@ class BattleHandlers:
         self, owned_by: str, mode: Mode, left: str | None, right: str | None, *, sees: bool
     ) -> Battle:
         anonymous = mode != "named"
-        pair = draw(ready(self._service), sees=sees) if anonymous else choose(left, right)
+        pair = draw(ready(self._service.fleet), sees=sees) if anonymous else choose(left, right)
         return new_battle(owned_by, *pair, anonymous=anonymous)
 
     def _read(self, bookmark: str | None, request: gr.Request) -> Battle | None:
@@ -192,60 +191,39 @@ class BattleHandlers:
 
     def _send(self, battle: Battle, side: Side, request: gr.Request) -> Battle:
         """Put the last question of a side on its model's queue; return the battle as it is then."""
-        chat, reader = battle.chat(side), new_reader()
+        chat, seat = battle.chat(side), _seat(request, side)
         try:
-            job = self._service.submit(
-                chat.model,
-                chat.messages,
-                chat.sampling,
-                on_disconnect=self._rule,
-                reader=reader,
-                keep=lambda job: battle.send(side, job),
-                ip=address(request),
-            )
+            return self._answering.ask(seat, chat, partial(battle.send, side), address(request))
         except ChatChanged:
             # What the other side has told by now may have been kept; then this one goes on.
             now = self._service.battles.read(battle.owner, battle.id)
             if now.chat(side).turns != chat.turns:
                 raise
             return self._send(now, side, request)
-        sent = battle.send(side, job).model_copy(update={"version": battle.version + 1})
-        if last := sent.chat(side).last:
-            self._readers.arrive(_seat(request, side), last, reader)
-        return sent
 
     def stream(self, side: Side) -> Callable[[str | None, gr.Request], Iterator[Outputs]]:
         """Make the event that shows a side's answer grow, from where it is. Gives chat and line."""
 
         def show(bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
-            # Gradio closes this generator when the tab is gone; then it reads the job no more.
             seat = _seat(request, side)
             try:
                 battle = self._read(bookmark, request)
             except HeliographError as failure:
                 yield gr.skip(), line_of(failure)
                 return
-            last = self._readers.show(seat, battle.chat(side).last if battle else None)
-            if battle is None or last is None:
+            if battle is None:
+                self._readers.end(seat)
                 # Gradio empties the outputs of a generator that yields nothing.
                 yield unchanged(2)
                 return
-            try:
-                job = self._service.job(last.job).request
-                for update in answer.follow(self._service, job, lambda: len(self._readers), last):
-                    last = update.added_to(last)
-                    line = wording.note(update.line)
-                    if update.error:
-                        line = told(update.error, battle, last.job)
-                        fail(self._service, self._service.battles, battle, last.job, update.error)
-                    yield render(battle.chat(side).with_last(last)), line
-            except Exception as failure:
-                error = body_of(failure, last.job)
-                last = last.fail(error)
-                fail(self._service, self._service.battles, battle, last.job, error)
-                yield gr.skip(), told(error, battle, last.job)
-            finally:
-                self._readers.end(seat, has_ended=last.has_ended)
+            yield from self._answering.show(
+                seat,
+                self._service.battles,
+                battle,
+                battle.chat(side),
+                lambda update: wording.note(update.line),
+                partial(told, battle),
+            )
 
         return show
 
@@ -273,7 +251,7 @@ class BattleHandlers:
             log.warning("a battle could not be stopped: %s", failure)
             return
         if battle:
-            stop(self._service, battle)
+            stop(self._service.jobs, battle)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
+from broker.chats import Battles
 from broker.errors import HeliographError
-from frontend.service import Service
+from frontend.jobs import Jobs
 from frontend.ui import wording
 from frontend.ui.battle_shown import CHOICES, SHOWN, choices, shown
 from frontend.ui.conversation import Bookmark
@@ -16,15 +17,16 @@ from frontend.ui.shown import Outputs, line_of, owner, unchanged
 class BattleHistory:
     """What battles an owner has, and how one is deleted."""
 
-    def __init__(self, service: Service) -> None:
-        """Use the service's store of battles."""
-        self._service = service
+    def __init__(self, battles: Battles, jobs: Jobs) -> None:
+        """Look into `battles`; cancel `jobs` of one that is deleted."""
+        self._battles = battles
+        self._jobs = jobs
 
     def refresh(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Bring the list up to date. Gives the list, the button Delete, and its question."""
         open_id = Bookmark.parse(bookmark).chat
         try:
-            entries = self._service.battles.entries(owner(request))
+            entries = self._battles.entries(owner(request))
         except HeliographError as failure:
             return (wording.error(failure.body), *unchanged(2))
         found = as_list(entries, open_id, "battle")
@@ -32,12 +34,11 @@ class BattleHistory:
 
     def delete(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Delete the open battle and stop its answers. Gives choices and what is shown."""
-        battles = self._service.battles
         try:
-            battle = battles.read(owner(request), Bookmark.parse(bookmark).chat)
+            battle = self._battles.read(owner(request), Bookmark.parse(bookmark).chat)
             for answer in battle.running:
-                self._service.cancel(answer.job)
-            battles.delete(battle)
+                self._jobs.cancel(answer.job)
+            self._battles.delete(battle)
         except Exception as failure:
             return (*unchanged(CHOICES + 6), line_of(failure), *unchanged(SHOWN - 7))
         return (*choices(interactive=True), *shown(None, wording.note("deleted")))

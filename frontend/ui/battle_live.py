@@ -11,7 +11,8 @@ from broker.battles import Duels
 from broker.errors import HeliographError
 from broker.messages import ModelInfo
 from broker.strengths import standings
-from frontend.service import Service
+from frontend.feedback import Feedback
+from frontend.fleet import Fleet
 from frontend.ui import leaderboard_table, wording
 from frontend.ui.battle import drawable, too_few
 from frontend.ui.battle_shown import dropdown
@@ -31,9 +32,10 @@ class Seen:
 class BattleLive:
     """The models to choose from, and the leaderboard."""
 
-    def __init__(self, service: Service) -> None:
-        """Use the service."""
-        self._service = service
+    def __init__(self, fleet: Fleet, feedback: Feedback) -> None:
+        """Take models from `fleet` and votes from `feedback`."""
+        self._fleet = fleet
+        self._feedback = feedback
 
     def models(self, seen: Seen, mode: Mode, left: str | None, right: str | None) -> Outputs:
         """Bring the models up to date. Gives both dropdowns and the notice.
@@ -41,8 +43,8 @@ class BattleLive:
         No name leaves for a page whose battles are anonymous.
         """
         try:
-            live = tuple(info.name for info in self._service.models())
-            able = len(ready(self._service))
+            live = tuple(info.name for info in self._fleet.models())
+            able = len(ready(self._fleet))
         except HeliographError as failure:
             return (*unchanged(2), wording.error(failure.body))
         notice = wording.note(too_few(able)) if able < 2 else ""
@@ -59,7 +61,7 @@ class BattleLive:
     def board(self, seen: Seen) -> Any:
         """Bring the leaderboard up to date."""
         try:
-            duels = self._service.duels()
+            duels = self._feedback.duels()
         except HeliographError as failure:
             seen.duels = None
             return wording.error(failure.body)
@@ -69,6 +71,6 @@ class BattleLive:
         return leaderboard_table.tables(standings(duels))
 
 
-def ready(service: Service) -> list[ModelInfo]:
+def ready(fleet: Fleet) -> list[ModelInfo]:
     """The models that may be drawn."""
-    return drawable(service.models(), service.fleet.groups)
+    return drawable(fleet.models(), fleet.groups)

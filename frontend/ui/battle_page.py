@@ -16,6 +16,7 @@ from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.oversize import oversize_line
+from frontend.ui.parameters import sampling_sliders
 
 REFRESH_S = 5.0
 BOARD_S = 2.0
@@ -117,11 +118,7 @@ class BattlePage:
         )
         oversize_line(page, [self.send.click, self.message.submit], settings)
         with gr.Accordion("Parameters", open=False, elem_id="parameters"):
-            self.parameters = [
-                gr.Slider(0.0, 1.0, 0.7, step=0.1, label="Temperature", interactive=True),
-                gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Top-p", interactive=True),
-                gr.Slider(64, 1024, 512, step=64, label="Max output tokens", interactive=True),
-            ]
+            self.parameters = sampling_sliders(0.7, 1.0, 1024)
 
     def _connect(self, page: gr.Blocks, handlers: BattleHandlers) -> None:
         buttons = [self.send, self.stop, self.regenerate, self.anew, *self.votes]

@@ -50,7 +50,7 @@ def without_name(failure: Exception, model: str) -> Exception:
     return RemoteError(masked(failure.body)) if model in failure.message else failure
 
 
-def told(error: ErrorBody, battle: Battle, job_id: str) -> str:
+def told(battle: Battle, error: ErrorBody, job_id: str) -> str:
     """A side's failure; while names are hidden without the job's id, by which to look it up."""
     if battle.hidden:
         return wording.error(masked(error))
@@ -115,7 +115,7 @@ def _last(battle: Battle | None, side: Side) -> str:
         return ""
     chat = battle.chat(side)
     if chat.last and chat.last.error:
-        return told(chat.last.error, battle, chat.last.job)
+        return told(battle, chat.last.error, chat.last.job)
     return wording.last(chat)
 
 

@@ -27,11 +27,11 @@ def vote(service: Service, battle: Battle, outcome: Outcome, ip: str = "") -> Ba
     left, right = (chat.last.job if chat.last else "" for chat in battle.conversations)
     counts = outcome
     try:
-        service.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
+        service.feedback.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
     except JobNotFound:
         raise InvalidRequest(_TOO_OLD) from None
     except InvalidRequest:
-        earlier = service.compared(left, right)
+        earlier = service.feedback.compared(left, right)
         if earlier is None:
             raise
         counts = earlier

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from broker.errors import HeliographError
 from broker.messages import ChatMessage, ImageProcessMode
-from frontend.service import Service
+from frontend.picture_store import PictureStore
 from frontend.ui.boxes import Region, picture, regions
 from frontend.ui.overlay import draw
 
@@ -44,7 +44,7 @@ def _address(sha256: str, found: Iterable[Region], mode: ImageProcessMode | None
     return f"{OVERLAYS}/{sha256}.png?{query}"
 
 
-def overlay_route(service: Service) -> Route:
+def overlay_route(store: PictureStore) -> Route:
     """The route of pictures with boxes."""
 
     def overlay(request: Request) -> Response:
@@ -55,7 +55,7 @@ def overlay_route(service: Service) -> Route:
         if not (found := regions(asked.get("regions", ""))):
             raise HTTPException(400, "There is no box to draw: `regions` has none.")
         try:
-            png = draw(service.image(request.path_params["sha256"]), found, mode).png
+            png = draw(store.read(request.path_params["sha256"]), found, mode).png
         except HeliographError as error:
             status = 503 if error.status == 503 else 404
             raise HTTPException(status, error.message) from None

@@ -16,17 +16,17 @@ import gradio as gr
 
 from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, HeliographError, InvalidRequest
-from broker.readers import new_reader
 from frontend.service import Service
-from frontend.ui import answer, wording
+from frontend.ui import wording
+from frontend.ui.answer import Update
+from frontend.ui.answering import Answering
 from frontend.ui.attaching import Attaching
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
-from frontend.ui.markup import as_text, render, turn_at
+from frontend.ui.markup import as_text, turn_at
 from frontend.ui.message_box import EMPTY, Message
 from frontend.ui.model_list import ModelList
-from frontend.ui.reading import TabReaders
 from frontend.ui.shown import (
     BUTTONS,
     PARAMETERS,
@@ -34,7 +34,6 @@ from frontend.ui.shown import (
     SHOWN,
     Outputs,
     address,
-    body_of,
     buttons,
     choose,
     line_of,
@@ -45,7 +44,7 @@ from frontend.ui.shown import (
     shown,
     unchanged,
 )
-from frontend.ui.stopping import fail, stop
+from frontend.ui.stopping import stop
 from frontend.ui.uploads import Uploads
 from frontend.ui.votes import Votes
 
@@ -58,13 +57,13 @@ class Handlers:
     def __init__(self, service: Service, uploads: Path, judge: Judge) -> None:
         """Use the service; read no file but those under `uploads`; `judge` lets questions pass."""
         self.models = ModelList(service)
-        self.votes = Votes(service)
+        self.votes = Votes(service.chats, service.feedback)
         self._service = service
-        self._uploads = Uploads(service, uploads)
+        self._uploads = Uploads(service.pictures, uploads)
         self.attaching = Attaching(service, self._uploads)
         self._judge = judge
-        self._rule = f"grace:{service.settings.ui_grace_s}"
-        self._readers = TabReaders(service.readers)
+        self._answering = Answering(service)
+        self._readers = self._answering.readers
 
     def open(self, request: gr.Request) -> Outputs:
         """Show the chat of the address. Gives parameters, what is shown, and what may be done."""
@@ -204,61 +203,29 @@ class Handlers:
         if not asked.model:
             raise InvalidRequest(wording.NO_MODEL, param="model")
         self._judge.check(asked, request.cookies)
-        reader = new_reader()
+        seat = request.session_hash or ""
         try:
-            job = self._service.submit(
-                asked.model,
-                asked.messages,
-                asked.sampling,
-                on_disconnect=self._rule,
-                reader=reader,
-                keep=asked.send,
-                ip=address(request),
-            )
+            sent = self._answering.ask(seat, asked, asked.send, address(request))
         except InvalidRequest:
             raise
         except HeliographError as failure:
             return self._service.chats.save(asked), wording.error(failure.body)
-        sent = asked.send(job).model_copy(update={"version": asked.version + 1})
-        if sent.last:
-            self._readers.arrive(request.session_hash or "", sent.last, reader)
         return sent, wording.note("sent")
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
-        """Show the answer grow, from where it is. Gives chat and line.
-
-        Gradio closes this generator when the tab is gone; then it reads the job no more.
-        """
-        tab = request.session_hash or ""
+        """Show the answer grow, from where it is. Gives chat and line."""
         try:
             chat = self._read(bookmark, request)
         except HeliographError as failure:
             yield gr.skip(), line_of(failure)
             return
-        told = self._readers.show(tab, chat.last)
-        if told is None:
-            # Gradio empties the outputs of a generator that yields nothing.
-            yield unchanged(2)
-            return
-        has_ended = False
-        try:
-            job = self._service.job(told.job).request
-            for update in answer.follow(self._service, job, lambda: len(self._readers), told):
-                has_ended = bool(update.end or update.error)
-                line = wording.note(update.line)
-                if update.end:
-                    line += wording.got(chat, update.end.usage)
-                told = update.added_to(told)
-                if update.error:
-                    line = wording.error(update.error, job.id)
-                    fail(self._service, self._service.chats, chat, job.id, update.error)
-                yield render(chat.with_last(told)), line
-        except Exception as failure:
-            has_ended = True
-            fail(self._service, self._service.chats, chat, told.job, body_of(failure, told.job))
-            yield gr.skip(), line_of(failure, told.job)
-        finally:
-            self._readers.end(tab, has_ended=has_ended)
+
+        def line(update: Update) -> str:
+            got = wording.got(chat, update.end.usage) if update.end else ""
+            return wording.note(update.line) + got
+
+        seat, chats = request.session_hash or "", self._service.chats
+        yield from self._answering.show(seat, chats, chat, chat, line, wording.error)
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Set the buttons to what may be done now. Gives bookmark and buttons."""
@@ -279,7 +246,7 @@ class Handlers:
         except HeliographError as failure:
             log.warning("an answer could not be stopped: %s", failure)
             return
-        stop(self._service, chat)
+        stop(self._service.jobs, chat)
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""

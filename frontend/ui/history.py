@@ -8,10 +8,10 @@ from html import escape
 
 import gradio as gr
 
-from broker.chats import Entry
+from broker.chats import Chats, Entry
 from broker.conversation import Chat, Kind, new_chat
 from broker.errors import HeliographError
-from frontend.service import Service
+from frontend.jobs import Jobs
 from frontend.ui import wording
 from frontend.ui.conversation import Bookmark
 from frontend.ui.shown import SHOWN, Outputs, base_url, line_of, owner, shown, unchanged
@@ -25,15 +25,16 @@ delete: the order of `_menu`."""
 class History:
     """What chats an owner has, and what is done with one besides asking."""
 
-    def __init__(self, service: Service) -> None:
-        """Use the service's store of chats."""
-        self._service = service
+    def __init__(self, chats: Chats, jobs: Jobs) -> None:
+        """Look into `chats`; cancel `jobs` of one that is deleted."""
+        self._chats = chats
+        self._jobs = jobs
 
     def refresh(self, bookmark: str | None, search: str | None, request: gr.Request) -> Outputs:
         """Bring list and menu up to date. Gives the list and the menu."""
-        chats, open_id = self._service.chats, Bookmark.parse(bookmark).chat
+        open_id = Bookmark.parse(bookmark).chat
         try:
-            chat = chats.read(owner(request), open_id) if open_id else new_chat("")
+            chat = self._chats.read(owner(request), open_id) if open_id else new_chat("")
             return (self.search(bookmark, search, request), *_menu(chat, request))
         except HeliographError as failure:
             return (wording.error(failure.body), *unchanged(MENU))
@@ -41,7 +42,7 @@ class History:
     def search(self, bookmark: str | None, words: str | None, request: gr.Request) -> str:
         """List the chats whose titles have all these words. Gives the list."""
         try:
-            entries = self._service.chats.entries(owner(request))
+            entries = self._chats.entries(owner(request))
         except HeliographError as failure:
             return wording.error(failure.body)
         wanted = (words or "").casefold().split()
@@ -66,10 +67,10 @@ class History:
     def delete(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Delete the open chat and stop its answer. Gives what is shown."""
         try:
-            chat = self._service.chats.read(owner(request), Bookmark.parse(bookmark).chat)
+            chat = self._chats.read(owner(request), Bookmark.parse(bookmark).chat)
             if chat.under_way:
-                self._service.cancel(chat.under_way.job)
-            self._service.chats.delete(chat)
+                self._jobs.cancel(chat.under_way.job)
+            self._chats.delete(chat)
         except Exception as failure:
             return (gr.skip(), line_of(failure), *unchanged(SHOWN - 2))
         return shown(new_chat(""), wording.note("deleted"))
@@ -81,7 +82,7 @@ class History:
         if not was.chat:
             return unchanged(2)
         try:
-            chat = self._service.chats.change(owner(request), was.chat, how)
+            chat = self._chats.change(owner(request), was.chat, how)
         except Exception as failure:
             return (line_of(failure), gr.skip())
         # A tab that shows an older version goes on to say so.

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from broker.conversation import Chat
 from frontend.moderation.gate import Gate
-from frontend.service import Service
+from frontend.picture_store import PictureStore
 from frontend.ui.terms import Terms
 
 
 class Judge:
     """One for all pages of a process."""
 
-    def __init__(self, service: Service, terms: Terms, gate: Gate | None = None) -> None:
-        """Without a gate nothing is moderated; pictures come from `service`."""
-        self._service = service
+    def __init__(self, store: PictureStore, terms: Terms, gate: Gate | None = None) -> None:
+        """Without a gate nothing is moderated; pictures come from `store`."""
+        self._store = store
         self._terms = terms
         self._gate = gate
 
@@ -29,5 +29,5 @@ class Judge:
         self._terms.check(cookies)
         if self._gate is not None:
             question = asked.turns[-1].question
-            pictures = [self._service.image(sha256) for sha256 in question.images]
+            pictures = [self._store.read(sha256) for sha256 in question.images]
             self._gate.check(f"{asked.system}\n{question.text}", pictures, subject=asked.id)

@@ -29,7 +29,7 @@ class ModelList:
         else `?model=` of the address.
         """
         try:
-            models = self._service.models()
+            models = self._service.fleet.models()
             live = [model.name for model in models]
             listed = self._listed(live)
             wanted = chosen or self._model_of(request)

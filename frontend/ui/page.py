@@ -22,6 +22,7 @@ from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.oversize import oversize_line
+from frontend.ui.parameters import sampling_sliders
 from frontend.ui.shown import Outputs
 from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
@@ -99,10 +100,7 @@ class Page:
             )
         with gr.Accordion("Parameters", open=False, elem_id="parameters"):
             self.parameters = [
-                gr.Slider(0.0, 1.0, 0.2, step=0.1, label="Temperature", interactive=True),
-                gr.Slider(0.05, 1.0, 0.7, step=0.05, label="Top-p", interactive=True),
-                gr.Slider(1.0, 1.5, 1.0, step=0.02, label="Repetition penalty", interactive=True),
-                gr.Slider(64, 4096, 512, step=64, label="Max output tokens", interactive=True),
+                *sampling_sliders(0.2, 0.7, 4096, penalty=True),
                 gr.Slider(
                     0,
                     24,

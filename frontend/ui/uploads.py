@@ -10,8 +10,8 @@ import gradio as gr
 from gradio import processing_utils
 
 from broker.errors import InvalidImage, RequestTooLarge
+from frontend.picture_store import PictureStore
 from frontend.pictures import kind_of
-from frontend.service import Service
 
 Upload = dict[str, Any]
 """An uploaded file as the browser names it, unopened; `path` is a claim, not a fact."""
@@ -31,8 +31,8 @@ async def _refuse(url: str, cache_dir: str) -> NoReturn:
 class Uploads:
     """The folder into which Gradio puts what browsers upload."""
 
-    def __init__(self, service: Service, folder: Path) -> None:
-        self._service = service
+    def __init__(self, store: PictureStore, folder: Path) -> None:
+        self._store = store
         self._folder = folder.resolve()
 
     def store(self, pictures: Iterable[Upload]) -> tuple[str, ...]:
@@ -42,15 +42,15 @@ class Uploads:
             InvalidImage: one is not a picture, or not one that was uploaded.
             RequestTooLarge: one is over the byte or pixel limit.
         """
-        return tuple(map(self._store, pictures))
+        return tuple(map(self._add, pictures))
 
-    def _store(self, picture: Upload) -> str:
+    def _add(self, picture: Upload) -> str:
         # Gradio checks paths that are marked as files, but the mark comes from the browser too.
         path = Path(str(picture.get("path"))).resolve()
         if not path.is_relative_to(self._folder) or not path.is_file():
             raise InvalidImage("The picture is not here any more: upload it again.")
         try:
-            return self._service.store_image(path.read_bytes())
+            return self._store.add(path.read_bytes())
         except (InvalidImage, RequestTooLarge) as error:
             name = str(picture.get("orig_name") or path.name)[:_LONGEST_NAME]
             raise type(error)(f"{name}: {error.message}") from None
@@ -61,7 +61,7 @@ class Uploads:
         Raises:
             InvalidImage: it is not stored any more.
         """
-        data = self._service.image(sha256)
+        data = self._store.read(sha256)
         kind = kind_of(data)
         path = self._folder / sha256 / f"picture.{kind.partition('/')[2]}"
         path.parent.mkdir(parents=True, exist_ok=True)

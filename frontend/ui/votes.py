@@ -7,10 +7,11 @@ from typing import Final
 
 import gradio as gr
 
+from broker.chats import Chats
 from broker.conversation import Answer, Chat
 from broker.errors import HeliographError, InvalidRequest
 from broker.feedback import Vote
-from frontend.service import Service
+from frontend.feedback import Feedback
 from frontend.ui import wording
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.shown import BUTTONS, Outputs, address, buttons, line_of, owner, unchanged
@@ -28,9 +29,10 @@ PANEL: Final = 4
 class Votes:
     """One vote for each answer, and once why."""
 
-    def __init__(self, service: Service) -> None:
-        """Use the service."""
-        self._service = service
+    def __init__(self, chats: Chats, feedback: Feedback) -> None:
+        """Note votes in `chats` and in `feedback`."""
+        self._chats = chats
+        self._feedback = feedback
 
     def cast(self, kind: Vote) -> Callable[[str | None, gr.Request], Outputs]:
         """Make the event of a vote button. It gives line, bookmark and buttons."""
@@ -40,8 +42,8 @@ class Votes:
                 chat, answer = self._answer(bookmark, request)
                 if phase(chat) != "answered":
                     return unchanged(2 + BUTTONS)
-                entry = self._service.vote(answer.job, kind, ip=address(request))
-                chat = self._service.chats.change(
+                entry = self._feedback.vote(answer.job, kind, ip=address(request))
+                chat = self._chats.change(
                     chat.owner, chat.id, lambda now: now.with_vote(answer.job, kind, entry)
                 )
             except Exception as failure:
@@ -81,7 +83,7 @@ class Votes:
             words = (comment or "").strip()
             if not (reason or words):
                 raise InvalidRequest("Choose a reason or write a comment, or skip it.")
-            entry = self._service.vote(
+            entry = self._feedback.vote(
                 answer.job,
                 kind,
                 reason,
@@ -89,7 +91,7 @@ class Votes:
                 ip=address(request),
                 replaces=answer.vote_entry,
             )
-            chat = self._service.chats.change(
+            chat = self._chats.change(
                 chat.owner,
                 chat.id,
                 lambda now: now.with_vote(answer.job, kind, entry, reason, words),
@@ -105,7 +107,7 @@ class Votes:
             ChatChanged, ChatNotFound, InvalidRequest: it shows none, or another one.
         """
         shown = Bookmark.parse(bookmark)
-        chat = self._service.chats.read(owner(request), shown.chat)
+        chat = self._chats.read(owner(request), shown.chat)
         shown.check(chat)
         if chat.last is None:
             raise InvalidRequest("There is no answer to vote on yet.")

@@ -18,10 +18,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker import keys
+from broker.chats import Chats
 from broker.conversation import Chat
 from broker.errors import HeliographError
+from frontend.picture_store import PictureStore
 from frontend.pictures import kind_of
-from frontend.service import Service
 from frontend.ui import export, tabs
 from frontend.ui.markup import PICTURES
 
@@ -127,13 +128,13 @@ class BodyLimit:
         await self._app(scope, bounded if scope["type"] == "http" else receive, send)
 
 
-def picture_route(service: Service) -> Route:
+def picture_route(store: PictureStore) -> Route:
     """The route of stored pictures."""
 
     def picture(request: Request) -> Response:
         sha256: str = request.path_params["sha256"]
         try:
-            data = service.image(sha256)
+            data = store.read(sha256)
         except HeliographError as error:
             status = 503 if error.status == 503 else 404
             raise HTTPException(status, error.message) from None
@@ -144,7 +145,7 @@ def picture_route(service: Service) -> Route:
     return Route(f"/{PICTURES}/{{sha256}}", picture)
 
 
-def chat_route(service: Service) -> Route:
+def chat_route(chats: Chats) -> Route:
     """The route of chats as files; only their owner's browser gets them."""
 
     def chat(request: Request) -> Response:
@@ -153,7 +154,7 @@ def chat_route(service: Service) -> Route:
             raise HTTPException(404, "A chat is exported as .md or as .json.")
         kind, write = _EXPORTS[ending]
         try:
-            found = service.chats.read(tabs.owner(request.cookies), request.path_params["id"])
+            found = chats.read(tabs.owner(request.cookies), request.path_params["id"])
         except HeliographError as error:
             raise HTTPException(error.status, error.message) from None
         name = quote(export.file_name(found, ending))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from broker import queues
 from broker.connection import connect
+from broker.submission import Submitter
 from broker.subscriber import Subscriber
 
 
@@ -19,10 +19,21 @@ def model() -> str:
 
 
 @pytest.fixture
-def submitter(server_url: str) -> Iterator[queues.Submitter]:
-    once = connect(server_url, retry=False)
-    yield queues.Submitter(once, max_queue_length=3)
-    once.close()
+def owner() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def once(server_url: str) -> Iterator[redis.Redis]:
+    """A client that does not retry."""
+    made = connect(server_url, retry=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def submitter(once: redis.Redis) -> Submitter:
+    return Submitter(once, max_queue_length=3)
 
 
 @pytest.fixture

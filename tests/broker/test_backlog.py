@@ -10,8 +10,9 @@ import redis
 from broker import channel, keys
 from broker.errors import AnswerExpired
 from broker.events import Delta, EventId
-from broker.subscriber import BACKLOG, PAGE, Subscriber
-from tests.broker.test_channel import claim, end, make_job
+from broker.listener import BACKLOG
+from broker.subscriber import PAGE, Subscriber
+from tests.broker.jobs import claim, end, make_job
 from tests.stack import until
 
 EVENTS = 5 * BACKLOG
@@ -28,7 +29,7 @@ def write(client: redis.Redis, job_id: str, attempt: int) -> None:
 
 
 def waiting(subscriber: Subscriber, job_id: str) -> int:
-    (inbox,) = subscriber._inboxes[keys.live(job_id)]
+    (inbox,) = subscriber._listener._inboxes[keys.live(job_id)]
     return inbox._waiting.qsize()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from broker import feedback, keys, pages
 from broker.battles import Duel, Tally
-from tests.broker.test_feedback import answered
+from tests.broker.jobs import answered
 from tests.stack import Stack
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,43 +22,18 @@ from broker.events import (
     Failed,
     Likely,
     SeenImage,
-    Timings,
     TokenLogprob,
     Usage,
     decode_event,
     encode_event,
 )
-from broker.messages import ChatMessage, GenerateRequest, TextPart
-from broker.subscriber import Subscriber
+from broker.subscriber import Events, Subscriber
+from tests.broker.jobs import claim, end, make_job
 
 LOGPROBS = (
     TokenLogprob(b"\xc3", -0.25, (Likely(b"\xc3", -0.25), Likely(b' "\n', -9999.0))),
     TokenLogprob(b"\xa9", 0.0),
 )
-
-
-def make_job(client: redis.Redis) -> str:
-    request = GenerateRequest(
-        id=uuid.uuid4().hex,
-        model="m",
-        messages=(ChatMessage(role="user", content=(TextPart(text="hi"),)),),
-        created_s=time.time(),
-    )
-    record = {"request": request.model_dump_json(), "state": "queued", "model": "m"}
-    client.hset(keys.job(request.id), mapping=record)  # type: ignore[arg-type]
-    return request.id
-
-
-def claim(client: redis.Redis, job_id: str, worker: str = "w") -> channel.Claimed:
-    pipe = client.pipeline(transaction=False)
-    channel.claim(pipe, job_id, worker)
-    claimed = channel.read_claim(pipe.execute()[0])
-    assert claimed is not None
-    return claimed
-
-
-def end(attempt: int, n: int) -> End:
-    return End(EventId(attempt, n), ".", (9,), "stop", Usage(3, n), Timings(0.1, 0.2, 0.3))
 
 
 SECONDS = "0.1000 0.2000 0.3000"
@@ -186,13 +160,19 @@ def test_a_reader_that_comes_late_replays_the_log(
     assert [str(event.id) for event in resumed] == ["1-2"]
 
 
-def test_a_message_lost_by_pubsub_is_filled_from_the_log(
-    client: redis.Redis, subscriber: Subscriber
-) -> None:
+def followed(client: redis.Redis, subscriber: Subscriber) -> tuple[str, int, Events]:
+    """A job that somebody reads, its attempt, and what is read after its claim."""
     job_id = make_job(client)
     events = subscriber.follow(job_id, tick_s=0.1)
     attempt = claim(client, job_id).attempt
     assert isinstance(next(event for event in events if event), Claim)
+    return job_id, attempt, events
+
+
+def test_a_message_lost_by_pubsub_is_filled_from_the_log(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id, attempt, events = followed(client, subscriber)
     fields = encode_event(Delta(EventId(attempt, 1), "lost", (1,)))
     client.xadd(keys.events(job_id), fields, id="1-1")  # type: ignore[arg-type]
     channel.append(client, [(job_id, end(attempt, 2))])
@@ -202,10 +182,7 @@ def test_a_message_lost_by_pubsub_is_filled_from_the_log(
 def test_a_reader_survives_its_connection_being_killed(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
-    job_id = make_job(client)
-    events = subscriber.follow(job_id, tick_s=0.1)
-    attempt = claim(client, job_id).attempt
-    assert isinstance(next(event for event in events if event), Claim)
+    job_id, attempt, events = followed(client, subscriber)
     killed = client.client_kill_filter(_type="pubsub")
     assert killed >= 1
     channel.append(client, [(job_id, Delta(EventId(attempt, 1), "a", (1,)))])

@@ -4,59 +4,34 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 
-from broker import channel, chats, conversation, images, keys, queues
+from broker import cancellation, channel, chats, conversation, images, keys, queues
 from broker.chats import Chats
-from broker.connection import connect
 from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, ChatNotFound, ChatTooLarge, InvalidRequest, WorkerFailed
 from broker.events import Delta, EventId, Failed
 from broker.messages import GenerateRequest
-from tests.broker.test_channel import claim, end, make_job
+from tests.broker import jobs
+from tests.broker.jobs import claim, end, make_job
 
 SHA = "ab" * 32
 MONTH = range(keys.CHAT_TTL_S - 60, keys.CHAT_TTL_S + 1)
 
 
 @pytest.fixture
-def store(server_url: str) -> Iterator[Chats]:
-    once = connect(server_url, retry=False)
-    yield Chats(once)
-    once.close()
+def store(once: redis.Redis) -> Chats:
+    return Chats(once)
 
 
 @pytest.fixture
-def owner() -> str:
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def send(store: Chats, server_url: str) -> Iterator[Callable[[Chat], Chat]]:
-    """Submits the job that answers a chat, as the page does; gives the chat as it is kept."""
-    once = connect(server_url, retry=False)
-    submitter = queues.Submitter(once, max_queue_length=100)
-
-    def submit(chat: Chat) -> Chat:
-        request = GenerateRequest(
-            id=uuid.uuid4().hex,
-            model=f"model-{chat.owner}",
-            messages=chat.messages,
-            created_s=time.time(),
-        )
-        submitter.submit(
-            request,
-            check=lambda pipe: chats.check(pipe, chat),
-            also=lambda pipe: chats.write_sent(pipe, chat.send(request), request.id),
-        )
-        return store.read(chat.owner, chat.id)
-
-    yield submit
-    once.close()
+def send(store: Chats, once: redis.Redis) -> Callable[[Chat], Chat]:
+    """Submits the job that answers a chat; gives the chat as it is kept."""
+    return lambda chat: jobs.send(once, store, f"model-{chat.owner}", chat.messages, chat.send)
 
 
 def answer(client: redis.Redis, job_id: str, *words: str) -> None:
@@ -191,7 +166,7 @@ def test_a_cancelled_waiting_job_and_a_failed_one_end_in_the_chat(
     store: Chats, owner: str, send: Callable[[Chat], Chat], client: redis.Redis
 ) -> None:
     sent = send(new_chat(owner).ask("Never mind"))
-    queues.cancel(client, job_of(sent))
+    cancellation.cancel(client, job_of(sent))
     assert ttl(client, keys.events(job_of(sent))) in MONTH
     chat = store.read(owner, sent.id)
     assert chat.last is not None and chat.last.finish == "cancelled"
@@ -212,17 +187,24 @@ def test_other_jobs_logs_go_as_early_as_ever(client: redis.Redis) -> None:
     assert 0 < ttl(client, keys.events(job_id)) <= keys.ENDED_EVENTS_TTL_S
 
 
+def assert_kept_a_month(
+    client: redis.Redis, names: Iterable[str], change: Callable[[], object]
+) -> None:
+    """All keys live for a month, and for a month from a change on."""
+    for name in names:
+        assert ttl(client, name) in MONTH
+        client.expire(name, 5)
+    change()
+    for name in names:
+        assert ttl(client, name) in MONTH
+
+
 def test_every_key_of_a_chat_lives_a_month_from_the_last_change(
     store: Chats, owner: str, client: redis.Redis
 ) -> None:
     kept = store.save(new_chat(owner).ask("One").model_copy(update={"share": uuid.uuid4().hex}))
     names = (keys.chat(kept.id), keys.chats(owner), keys.share(kept.share))
-    for name in names:
-        assert ttl(client, name) in MONTH
-        client.expire(name, 5)
-    store.save(kept.with_title("Again"))
-    for name in names:
-        assert ttl(client, name) in MONTH
+    assert_kept_a_month(client, names, lambda: store.save(kept.with_title("Again")))
 
 
 def test_a_chats_picture_lives_as_long_as_the_chat(

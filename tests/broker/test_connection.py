@@ -15,7 +15,7 @@ from broker.connection import connect
 from broker.events import End
 from broker.messages import ChatMessage, SamplingParams, TextPart
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey, free_port, until
+from tests.stack import Stack, embedded_valkey, free_port, until, until_answers
 
 BINARY = shutil.which("redis-server") or "redis-server"
 
@@ -24,19 +24,11 @@ BINARY = shutil.which("redis-server") or "redis-server"
 def server(url: str, *arguments: str) -> Iterator[redis.Redis]:
     """A redis-server with these arguments; yields a client of `url` once it answers."""
     popen = subprocess.Popen([BINARY, *arguments, "--save", ""], stdout=subprocess.DEVNULL)
-    client = connect(url)
-
-    def answers() -> bool:
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-
     try:
-        until(answers, f"{url} answers")
-        yield client
+        until_answers(popen, url)
+        with connect(url) as client:
+            yield client
     finally:
-        client.close()
         popen.terminate()
         popen.wait(10)
 

@@ -107,7 +107,7 @@ def test_a_worker_counts_while_it_generates_and_in_place_of_one_that_is_stopped(
     second.signal(signal.SIGKILL)
     until(lambda: second.status is not None, "the second is gone")
     assert count_tokens(stack.redis, "echo", "one two three") == 3
-    assert service.cancel(request.id)
+    assert service.jobs.cancel(request.id)
     service.close()
 
 

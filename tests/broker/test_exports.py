@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from broker import exports, feedback, keys, pages, preferences
-from tests.broker.test_feedback import answered, log_ended
+from tests.broker.jobs import answered
+from tests.broker.test_feedback import log_ended
 from tests.stack import Stack, until
 
 PICTURE = "a" * 64

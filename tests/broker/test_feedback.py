@@ -6,15 +6,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import redis
 
-from broker import channel, feedback, images, jobs, keys
+from broker import feedback, images, jobs, keys
 from broker.errors import InvalidImage, InvalidRequest, JobNotFound
-from broker.events import Delta, End, EventId, Timings, Usage
-from tests.broker.test_channel import claim, make_job
+from broker.events import Timings, Usage
+from tests.broker.jobs import answered, claim, make_job
 
 
 def test_a_vote_carries_job_model_worker_and_parameters(client: redis.Redis) -> None:
@@ -38,19 +37,6 @@ def test_a_vote_on_nothing_or_of_no_kind_is_refused(client: redis.Redis) -> None
         feedback.vote(client, "nobody", "upvote")
     with pytest.raises(InvalidRequest, match="upvote, downvote, flag"):
         feedback.vote(client, make_job(client), "meh")  # type: ignore[arg-type]
-
-
-def answered(client: redis.Redis, text: str, **parts: Any) -> str:
-    """A job of model `m` that said `text`; `parts` replace those of its request."""
-    job_id = make_job(client)
-    record = json.loads(client.hget(keys.job(job_id), "request"))  # type: ignore[arg-type]
-    client.hset(keys.job(job_id), "request", json.dumps(record | parts))
-    attempt = claim(client, job_id, "worker-7").attempt
-    delta, last = text[:2], text[2:]
-    channel.append(client, [(job_id, Delta(EventId(attempt, 1), delta, (1,)))])
-    ended = End(EventId(attempt, 2), last, (2,), "stop", Usage(3, 2), Timings(0.1, 0.2, 0.3))
-    channel.append(client, [(job_id, ended)])
-    return job_id
 
 
 def log_ended(client: redis.Redis, job_id: str, answer: str) -> None:

@@ -9,8 +9,8 @@ from broker import history, keys
 from broker.history import MAX_FIRST_TOKENS, PERIOD_S, SPAN_S, History, Recorder, Sample
 from broker.queues import queue_key
 from frontend.service import Service
+from tests.asking import answer, ask
 from tests.stack import Stack, until
-from tests.workers.test_worker import answer, ask
 
 
 def add(client: redis.Redis, model: str, *samples: Sample) -> None:

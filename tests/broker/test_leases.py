@@ -11,10 +11,11 @@ from rq.serializers import JSONSerializer
 
 from broker import keys, leases, queues
 from broker.leases import Lease
-from tests.broker.test_queues import make_request
+from broker.submission import Submitter
+from tests.broker.jobs import make_request
 
 
-def run(client: redis.Redis, submitter: queues.Submitter, model: str) -> Lease:
+def run(client: redis.Redis, submitter: Submitter, model: str) -> Lease:
     """Submit a job and have it run as attempt 1."""
     request = make_request(model)
     submitter.submit(request)
@@ -30,7 +31,7 @@ def waiting(client: redis.Redis, model: str) -> list[bytes]:
 
 def test_a_job_is_given_back_once_and_counted_once(
     client: redis.Redis,
-    submitter: queues.Submitter,
+    submitter: Submitter,
     model: str,
 ) -> None:
     lease = run(client, submitter, model)
@@ -48,7 +49,7 @@ def test_a_job_is_given_back_once_and_counted_once(
 
 def test_a_job_that_another_attempt_has_is_not_queued(
     client: redis.Redis,
-    submitter: queues.Submitter,
+    submitter: Submitter,
     model: str,
 ) -> None:
     lease = run(client, submitter, model)
@@ -62,7 +63,7 @@ def test_a_job_that_another_attempt_has_is_not_queued(
 
 def test_a_failure_is_counted_once_and_its_lease_runs_out(
     client: redis.Redis,
-    submitter: queues.Submitter,
+    submitter: Submitter,
     model: str,
 ) -> None:
     lease = run(client, submitter, model)
@@ -74,7 +75,7 @@ def test_a_failure_is_counted_once_and_its_lease_runs_out(
 
 def test_a_popped_job_can_go_to_the_end_of_its_queue(
     client: redis.Redis,
-    submitter: queues.Submitter,
+    submitter: Submitter,
     model: str,
 ) -> None:
     requests = [make_request(model) for _ in range(2)]
@@ -88,7 +89,7 @@ def test_a_popped_job_can_go_to_the_end_of_its_queue(
 @pytest.mark.parametrize("wrong_by_s", [-300, 300])
 def test_leases_run_by_redis_clock_whatever_the_workers_says(
     client: redis.Redis,
-    submitter: queues.Submitter,
+    submitter: Submitter,
     model: str,
     monkeypatch: pytest.MonkeyPatch,
     wrong_by_s: int,

@@ -18,7 +18,7 @@ from broker.loss import Fate, restore
 from broker.outage import Outage
 from broker.queues import queue_key
 from broker.subscriber import Subscriber
-from tests.broker.test_channel import claim, end, make_job
+from tests.broker.jobs import claim, end, make_job
 from tests.stack import embedded_valkey, free_port
 
 

@@ -6,17 +6,17 @@ import pytest
 import redis
 from rq.job import Job
 
-from broker import channel, jobs, keys, overdue, patience, queues
+from broker import cancellation, channel, jobs, keys, overdue, patience, queues
 from broker.errors import QueueFull
 from broker.events import Claim, End, EventId, Failed
 from broker.patience import Patience
-from tests.broker.test_queues import make_request
-from tests.broker.test_readers import now_s
+from broker.submission import Submitter
+from tests.broker.jobs import make_request, now_s
 from tests.broker.test_registry import announce
 
 
 @pytest.fixture
-def job_id(submitter: queues.Submitter, model: str) -> str:
+def job_id(submitter: Submitter, model: str) -> str:
     return submitter.submit(make_request(model), may_wait=Patience(start_within_s=90))
 
 
@@ -36,7 +36,7 @@ def claim(client: redis.Redis, job_id: str) -> channel.Claimed:
 
 
 def test_a_job_waits_for_as_long_as_it_was_given(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     before_s = now_s(client)
     job_id = submitter.submit(make_request(model), may_wait=Patience(90.5, 7))
@@ -50,7 +50,7 @@ def test_a_job_waits_for_as_long_as_it_was_given(
 
 
 def test_a_job_without_a_limit_has_no_deadline(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     job_id = submitter.submit(make_request(model))
     assert client.zscore(keys.START_BY, job_id) is None
@@ -79,7 +79,7 @@ def test_an_overdue_job_ends_with_an_error_and_leaves_nothing(
 
 
 def test_its_error_says_when_those_who_wait_will_be_served(
-    client: redis.Redis, submitter: queues.Submitter, job_id: str, model: str
+    client: redis.Redis, submitter: Submitter, job_id: str, model: str
 ) -> None:
     announce(client, model, slots=1, job_s=2.5)
     submitter.submit(make_request(model))
@@ -122,7 +122,7 @@ def test_a_job_that_is_claimed_too_late_is_too_late_for_every_worker(
 
 
 def test_a_cancelled_job_ends_once(client: redis.Redis, job_id: str) -> None:
-    queues.cancel(client, job_id)
+    cancellation.cancel(client, job_id)
     let_time_pass(client, job_id)
     assert overdue.end(client) == []
     (event,) = channel.read_log(client, job_id)
@@ -139,7 +139,7 @@ def test_a_job_whose_record_is_gone_is_forgotten(client: redis.Redis, job_id: st
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0.4, 3), (1000.0, 1), (0.0001, 60), (0.0, None)])
 def test_a_refused_client_is_told_when_there_is_room(
-    submitter: queues.Submitter, model: str, rate: float, seconds: int | None
+    submitter: Submitter, model: str, rate: float, seconds: int | None
 ) -> None:
     for _ in range(3):
         submitter.submit(make_request(model), jobs_per_s=rate)

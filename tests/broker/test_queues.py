@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,27 +10,19 @@ import redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from broker import channel, keys, queues
+from broker import cancellation, channel, keys, queues
 from broker.connection import connect, redis_errors
 from broker.errors import KeyReused, QueueFull, RedisUnavailable
 from broker.events import End
 from broker.idempotency import Once
-from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
+from broker.messages import GenerateRequest
+from broker.submission import Submitter
+from tests.broker.jobs import make_request
 from tests.stack import free_port
 
 
-def make_request(model: str, text: str = "my secret prompt") -> GenerateRequest:
-    return GenerateRequest(
-        id=uuid.uuid4().hex,
-        model=model,
-        messages=(ChatMessage(role="user", content=(TextPart(text=text),)),),
-        sampling=SamplingParams(max_tokens=5, stop=("x",), seed=7),
-        created_s=time.time(),
-    )
-
-
 def test_a_submitted_request_waits_in_its_models_queue(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     requests = [make_request(model) for _ in range(3)]
     for request in requests:
@@ -43,7 +34,7 @@ def test_a_submitted_request_waits_in_its_models_queue(
 
 
 def test_rqs_own_record_holds_no_prompt_and_no_pickle(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     request = make_request(model)
     submitter.submit(request)
@@ -54,7 +45,7 @@ def test_rqs_own_record_holds_no_prompt_and_no_pickle(
 
 
 def test_as_many_as_there_is_room_for_are_accepted_of_those_who_come_at_once(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     def come(_: int) -> bool:
         try:
@@ -70,7 +61,7 @@ def test_as_many_as_there_is_room_for_are_accepted_of_those_who_come_at_once(
 
 
 def test_who_comes_and_is_not_enqueued_takes_no_place(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     once = Once.of("key", b"body")
     first = submitter.submit(make_request(model), once=once)
@@ -88,7 +79,7 @@ def test_who_comes_and_is_not_enqueued_takes_no_place(
     submitter.submit(make_request(model))
 
 
-def test_a_full_queue_refuses_with_the_limit(submitter: queues.Submitter, model: str) -> None:
+def test_a_full_queue_refuses_with_the_limit(submitter: Submitter, model: str) -> None:
     for _ in range(3):
         submitter.submit(make_request(model))
     with pytest.raises(QueueFull, match="3 requests already wait"):
@@ -96,21 +87,21 @@ def test_a_full_queue_refuses_with_the_limit(submitter: queues.Submitter, model:
 
 
 def test_cancelling_a_waiting_job_ends_it_at_once(
-    client: redis.Redis, submitter: queues.Submitter, model: str
+    client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
     request = make_request(model)
     submitter.submit(request)
-    assert queues.cancel(client, request.id)
+    assert cancellation.cancel(client, request.id)
     assert client.llen(f"rq:queue:{model}") == 0
     assert not client.exists(Job.key_for(request.id))
     (event,) = channel.read_log(client, request.id)
     assert isinstance(event, End) and event.finish_reason == "cancelled"
-    assert queues.cancel(client, request.id), "cancelling twice changes nothing"
+    assert cancellation.cancel(client, request.id), "cancelling twice changes nothing"
     assert len(channel.read_log(client, request.id)) == 1
 
 
 def test_cancelling_an_unknown_job_says_so(client: redis.Redis) -> None:
-    assert not queues.cancel(client, "nobody")
+    assert not cancellation.cancel(client, "nobody")
 
 
 def test_a_job_that_names_another_function_is_refused(client: redis.Redis) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from broker import channel, jobs, keys, queues, readers
+from broker import cancellation, channel, jobs, keys, queues, readers
 from broker.connection import connect
 from broker.events import End, EventId, Timings, Usage
 from broker.readers import Readers
-from tests.broker.test_queues import make_request
+from broker.submission import Submitter
+from tests.broker.jobs import make_request, now_s
 
 
 @pytest.fixture
@@ -27,14 +28,9 @@ def processes(server_url: str) -> Iterator[tuple[Readers, Readers]]:
 
 def submit(server_url: str, rule: str) -> str:
     once = connect(server_url, retry=False)
-    job_id = queues.Submitter(once, max_queue_length=100).submit(make_request("read"), rule)
+    job_id = Submitter(once, max_queue_length=100).submit(make_request("read"), rule)
     once.close()
     return job_id
-
-
-def now_s(client: redis.Redis) -> float:
-    seconds, microseconds = client.time()  # type: ignore[misc]
-    return float(seconds) + float(microseconds) / 1e6
 
 
 def test_only_the_last_reader_that_leaves_cancels(
@@ -114,7 +110,7 @@ def test_a_grace_counts_from_the_leaving_and_its_end_cancels(
 
 def test_an_ended_jobs_deadline_passes_without_a_word(client: redis.Redis, server_url: str) -> None:
     job_id = submit(server_url, "grace:100")
-    assert queues.cancel(client, job_id)
+    assert cancellation.cancel(client, job_id)
     client.zadd(keys.DEADLINES, {job_id: now_s(client) - 0.01, "expired": now_s(client) - 0.01})
     assert readers.cancel_overdue(client) == []
     assert client.zmscore(keys.DEADLINES, [job_id, "expired"]) == [None, None]
@@ -126,7 +122,7 @@ def test_a_reader_has_its_lease_with_the_submission(
     """Should its process die at once, the grace ends all the same."""
     reader, request = readers.new_reader(), make_request("read")
     once = connect(server_url, retry=False)
-    submitter, before_s = queues.Submitter(once, max_queue_length=100), now_s(client)
+    submitter, before_s = Submitter(once, max_queue_length=100), now_s(client)
     submitter.submit(
         request, "grace:100", also=lambda pipe: readers.hold(pipe, {reader: request.id})
     )
@@ -155,7 +151,7 @@ def test_an_ended_job_stays_as_it_is_when_it_is_claimed_or_cancelled_again(
         if attempt == 1:
             end = End(EventId(1, 1), "", (), "stop", Usage(1, 0), Timings(0.0, 0.0, 0.0))
             channel.append(client, [(job_id, end)])
-    assert queues.cancel(client, job_id)
+    assert cancellation.cancel(client, job_id)
     assert jobs.read(client, job_id).state == "done"
     ending = jobs.ending(client, jobs.read(client, job_id), EventId(2, 0))
     assert isinstance(ending, End)

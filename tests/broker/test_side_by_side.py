@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import redis
 
 from broker import channel, chats, images, keys, queues
 from broker.chats import Battles, Chats
-from broker.connection import connect
 from broker.errors import ChatChanged, ChatNotFound, ChatTooLarge, WorkerFailed
 from broker.events import EventId, Failed
 from broker.messages import GenerateRequest
 from broker.side_by_side import SIDES, Battle, Side, new_battle
-from tests.broker.test_channel import end
-from tests.broker.test_chats import MONTH, answer, ttl
-
-
-@pytest.fixture
-def once(server_url: str) -> Iterator[redis.Redis]:
-    made = connect(server_url, retry=False)
-    yield made
-    made.close()
+from tests.broker import jobs
+from tests.broker.jobs import end
+from tests.broker.test_chats import MONTH, answer, assert_kept_a_month, ttl
 
 
 @pytest.fixture
@@ -34,29 +27,12 @@ def store(once: redis.Redis) -> Battles:
 
 
 @pytest.fixture
-def owner() -> str:
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
 def send(store: Battles, once: redis.Redis) -> Callable[[Battle, Side], Battle]:
-    """Submits the job that answers a side, as the page does; gives the battle as it is kept."""
-    submitter = queues.Submitter(once, max_queue_length=100)
+    """Submits the job that answers a side; gives the battle as it is kept."""
 
     def submit(battle: Battle, side: Side) -> Battle:
-        request = GenerateRequest(
-            id=uuid.uuid4().hex,
-            model=f"{side}-{battle.owner}",
-            messages=battle.chat(side).messages,
-            created_s=time.time(),
-        )
-        sent = battle.send(side, request)
-        submitter.submit(
-            request,
-            check=lambda pipe: chats.check(pipe, sent),
-            also=lambda pipe: chats.write_sent(pipe, sent, request.id),
-        )
-        return store.read(battle.owner, battle.id)
+        messages, sent = battle.chat(side).messages, partial(battle.send, side)
+        return jobs.send(once, store, f"{side}-{battle.owner}", messages, sent)
 
     return submit
 
@@ -187,12 +163,7 @@ def test_every_key_of_a_battle_lives_a_month_from_the_last_change(
     sha256 = images.put(client, uuid.uuid4().bytes)
     kept = store.save(asked(owner, "Look", sha256))
     names = (keys.battle(kept.id), keys.battles(owner), keys.image(sha256))
-    for name in names:
-        assert ttl(client, name) in MONTH
-        client.expire(name, 5)
-    store.save(kept.with_title("Again"))
-    for name in names:
-        assert ttl(client, name) in MONTH
+    assert_kept_a_month(client, names, lambda: store.save(kept.with_title("Again")))
 
 
 def test_battles_are_bounded_in_number_and_bytes(

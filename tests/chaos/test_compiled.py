@@ -14,10 +14,10 @@ import pytest
 
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import say
 from tests.chaos.cases import Case, Readers
 from tests.chaos.test_workers import busiest, kill
-from tests.stack import Process, Stack, embedded_valkey, until
-from tests.workers.test_worker import say
+from tests.stack import Process, Stack, own_stack, until
 
 DEMO = "heliograph-demo"
 SAMPLING = SamplingParams(seed=11, max_tokens=400, min_tokens=400, ignore_eos=True)
@@ -28,12 +28,9 @@ pytestmark = pytest.mark.timeout(3600)
 @pytest.fixture(scope="module")
 def model_stack(tmp_path_factory: pytest.TempPathFactory, kept: Path) -> Iterator[Stack]:
     """A Valkey whose workers keep their compiled code in one place."""
-    folder = tmp_path_factory.mktemp("model")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("model")) as made:
         made.env["HELIOGRAPH_DATA_DIR"] = str(kept)
         yield made
-        made.stop()
 
 
 def two_workers(stack: Stack) -> list[Process]:

@@ -17,6 +17,7 @@ from broker import quarantine
 from broker.messages import GenerateRequest
 from broker.supervisor import BROKEN
 from frontend.service import Service
+from tests.asking import ask
 from tests.chaos.cases import Case, Readers
 from tests.chaos.cursed import (
     DIES_BEFORE_A_CLAIM,
@@ -34,7 +35,6 @@ from tests.chaos.test_workers import nothing_is_left
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
-from tests.workers.test_worker import ask
 
 STREAMS = 6
 

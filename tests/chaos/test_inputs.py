@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 
 from broker import keys
 from tests.chaos import files, raw
+from tests.chaos.meanwhile import meanwhile
 from tests.chaos.test_slow_readers import server
 from tests.frontend.clients import body, data_uri, image_message
 from tests.stack import Stack
@@ -194,22 +194,16 @@ class Growth:
 @contextmanager
 def watching(*processes: psutil.Process) -> Iterator[Growth]:
     """Look at the memory of each process a hundred times a second meanwhile."""
-    enough, growth = threading.Event(), Growth()
+    growth = Growth()
     before = [process.memory_info().rss for process in processes]
 
     def watch() -> None:
-        while not enough.wait(0.01):
-            now = [process.memory_info().rss for process in processes]
-            grown = max(a - b for a, b in zip(now, before, strict=True))
-            growth.at_most = max(growth.at_most, grown)
+        now = [process.memory_info().rss for process in processes]
+        grown = max(a - b for a, b in zip(now, before, strict=True))
+        growth.at_most = max(growth.at_most, grown)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with meanwhile(watch, 0.01):
         yield growth
-    finally:
-        enough.set()
-        thread.join()
 
 
 def test_image_bombs(stack: Stack, report: Callable[[str], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import redis
 from broker import keys
 from broker.connection import MAX_CONNECTIONS
 from tests.chaos import crowd
+from tests.chaos.meanwhile import meanwhile
 from tests.chaos.test_slow_readers import server
 from tests.stack import Process, Stack, until
 
@@ -86,19 +86,13 @@ def redis_cpu_s(client: redis.Redis) -> float:
 @contextmanager
 def most_memory(process: psutil.Process) -> Iterator[list[int]]:
     """Look at a process again and again; the list has the most bytes it held."""
-    most, enough = [process.memory_info().rss], threading.Event()
+    most = [process.memory_info().rss]
 
     def look() -> None:
-        while not enough.wait(0.2):
-            most[0] = max(most[0], process.memory_info().rss)
+        most[0] = max(most[0], process.memory_info().rss)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with meanwhile(look, 0.2):
         yield most
-    finally:
-        enough.set()
-        thread.join()
 
 
 def test_many_streams_at_once(stack: Stack, runs: int, report: Callable[[str], None]) -> None:

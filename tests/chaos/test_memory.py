@@ -15,13 +15,13 @@ from broker import quarantine
 from broker.messages import GenerateRequest, SamplingParams
 from broker.supervisor import BROKEN
 from frontend.service import Service
+from tests.asking import answer, ask, say
 from tests.chaos.cases import Case, Readers
 from tests.chaos.cursed import EXPECTED, NOTICED_S, OPTIONS, THREADS, TOKENS, out_of_memory, start
 from tests.chaos.test_deaths import STREAMS, check
 from tests.stack import Process, Stack
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
-from tests.workers.test_worker import answer, ask, say
 
 SLOW = f"tokens_per_s=25&tokens={TOKENS}"
 PICTURE_SIDE = 4900
@@ -43,7 +43,7 @@ def picture(side: int) -> bytes:
 
 
 def look(service: Service, data: bytes) -> GenerateRequest:
-    return service.submit("echo", say("look", service.store_image(data)), SamplingParams())
+    return service.submit("echo", say("look", service.pictures.add(data)), SamplingParams())
 
 
 def test_a_worker_without_memory_for_a_picture(

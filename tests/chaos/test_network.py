@@ -19,6 +19,7 @@ from broker.connection import SILENT_S, connect
 from broker.messages import GenerateRequest
 from broker.queues import intermediate_key
 from frontend.service import Service
+from tests.asking import answer, ask
 from tests.chaos.cases import Case, Followers, Readers, Told
 from tests.chaos.network import REFUSALS, Network, by_namespaces, by_proxy, network
 from tests.chaos.proxy import Proxy
@@ -27,7 +28,6 @@ from tests.chaos.test_workers import nothing_is_left
 from tests.frontend.clients import Connection, body, post
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
-from tests.workers.test_worker import answer, ask
 
 TOKENS = 800
 ECHO = f"tokens_per_s=100&tokens={TOKENS}"

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from frontend.service import Service
+from tests.asking import answer, ask
 from tests.frontend.clients import CHAT, body
 from tests.stack import Process, Stack, until
-from tests.workers.test_worker import answer, ask
 
 SLOTS = 4
 TOKENS = 20
@@ -57,7 +57,7 @@ def address(stack: Stack) -> str:
     service = Service(stack.settings())
     for request in [ask(service, "word") for _ in range(SLOTS)]:
         answer(service, request)
-    until(lambda: service.models()[0].jobs_per_s, "the rate is measured")
+    until(lambda: service.fleet.models()[0].jobs_per_s, "the rate is measured")
     service.close()
     return stack.api(
         HELIOGRAPH_MAX_QUEUE_LENGTH=str(QUEUE), HELIOGRAPH_QUEUE_TIMEOUT_S=str(DEADLINE_S)

@@ -146,7 +146,7 @@ def test_no_address_is_called(echo_stack: Stack, report: Callable[[str], None]) 
     report(f"addresses of pictures and videos: {2 * len(urls)} tried, none called")
 
 
-COMMANDS = ["os.system", "subprocess.check_output", "builtins.eval", "broker.queues.Submitter"]
+COMMANDS = ["os.system", "subprocess.check_output", "builtins.eval", "broker.submission.Submitter"]
 
 
 def test_a_job_with_a_foreign_function(

@@ -12,12 +12,12 @@ import pytest
 
 from broker import keys
 from frontend.service import Service
+from tests.asking import ask
 from tests.chaos.cases import Case, Readers, Told
 from tests.chaos.streams import streamed
 from tests.chaos.test_workers import STREAMS, nothing_is_left
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import child, claims, ready
-from tests.workers.test_worker import ask
 
 TOKENS, ANSWER_S = 90, 3.0
 ECHO = f"tokens_per_s={TOKENS / ANSWER_S}&tokens={TOKENS}"

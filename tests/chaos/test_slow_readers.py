@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 from broker import keys
 from frontend.api.client import STALL_S
 from tests.chaos.cases import Case
+from tests.chaos.meanwhile import meanwhile
 from tests.chaos.streams import Client, Starved, p99_gap_s
 from tests.stack import Process, Stack, until
 
@@ -50,20 +50,15 @@ def starve(api: str, seconds: int) -> list[Starved]:
 @contextmanager
 def sipping(slow: Sequence[Starved]) -> Iterator[None]:
     """Have them take ten bytes a second meanwhile."""
-    enough = threading.Event()
 
     def sip() -> None:
-        while not enough.wait(1.0):
-            for each in slow:
-                each.sip()
+        for each in slow:
+            each.sip()
 
-    thread = threading.Thread(target=sip)
-    thread.start()
     try:
-        yield
+        with meanwhile(sip, 1.0):
+            yield
     finally:
-        enough.set()
-        thread.join()
         for each in slow:
             each.gulp()
 

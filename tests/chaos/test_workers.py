@@ -14,9 +14,9 @@ import pytest
 from broker import leases, registry
 from broker.queues import intermediate_key, queue_key
 from frontend.service import Service
+from tests.asking import ask
 from tests.chaos.cases import Case, Readers
 from tests.stack import Process, Stack, until
-from tests.workers.test_worker import ask
 
 TOKENS = 150
 ECHO = f"tokens_per_s=100&tokens={TOKENS}"

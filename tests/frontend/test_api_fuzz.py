@@ -1,21 +1,16 @@
-"""Whatever a client sends, it is the client's fault or it is answered: never a 5xx."""
+"""Whatever a app sends, it is the app's fault or it is answered: never a 5xx."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from frontend.api.app import create_app
-from frontend.service import Service
 from tests.frontend.clients import CHAT, body, data_uri
 from tests.pictures import scene
-from tests.stack import Stack
 
 FEW = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 PICTURE = scene(("circle", "red", (30, 30)), size=64)
@@ -63,16 +58,8 @@ requests = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(scope="module")
-def client(echo_stack: Stack) -> Iterator[FlaskClient]:
-    chosen = echo_stack.settings()
-    service = Service(chosen)
-    yield create_app(chosen, service).test_client()
-    service.close()
-
-
-def send(client: FlaskClient, raw: bytes) -> None:
-    response = client.post(CHAT, data=raw, content_type="application/json")
+def send(app: FlaskClient, raw: bytes) -> None:
+    response = app.post(CHAT, data=raw, content_type="application/json")
     content = response.get_data()
     assert response.status_code in (200, 400, 404, 413), (response.status_code, content)
     if response.status_code != 200:
@@ -86,29 +73,29 @@ def send(client: FlaskClient, raw: bytes) -> None:
 
 @FEW
 @given(value=anything)
-def test_any_json_is_answered_or_refused(client: FlaskClient, value: Any) -> None:
-    send(client, json.dumps(value).encode())
+def test_any_json_is_answered_or_refused(app: FlaskClient, value: Any) -> None:
+    send(app, json.dumps(value).encode())
 
 
 @FEW
 @given(raw=st.binary(max_size=200))
-def test_any_bytes_are_refused(client: FlaskClient, raw: bytes) -> None:
-    send(client, raw)
+def test_any_bytes_are_refused(app: FlaskClient, raw: bytes) -> None:
+    send(app, raw)
 
 
 @FEW
 @given(value=requests)
-def test_anything_like_a_request_is_answered_or_refused(client: FlaskClient, value: Any) -> None:
-    send(client, json.dumps(value).encode())
+def test_anything_like_a_request_is_answered_or_refused(app: FlaskClient, value: Any) -> None:
+    send(app, json.dumps(value).encode())
 
 
 @FEW
 @given(name=st.sampled_from(FIELDS), value=anything)
-def test_one_odd_field_is_answered_or_refused(client: FlaskClient, name: str, value: Any) -> None:
-    send(client, json.dumps(body() | {name: value}).encode())
+def test_one_odd_field_is_answered_or_refused(app: FlaskClient, name: str, value: Any) -> None:
+    send(app, json.dumps(body() | {name: value}).encode())
 
 
 @FEW
 @given(content=st.lists(parts, min_size=1, max_size=4))
-def test_odd_parts_are_answered_or_refused(client: FlaskClient, content: Any) -> None:
-    send(client, json.dumps(body(messages=[{"role": "user", "content": content}])).encode())
+def test_odd_parts_are_answered_or_refused(app: FlaskClient, content: Any) -> None:
+    send(app, json.dumps(body(messages=[{"role": "user", "content": content}])).encode())

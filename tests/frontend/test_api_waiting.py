@@ -16,11 +16,11 @@ from broker.messages import SamplingParams
 from broker.queues import queue_key
 from frontend import orphans
 from frontend.service import Service
+from tests.asking import say
 from tests.frontend.clients import Connection, body, post
 from tests.frontend.test_api_jobs import look
 from tests.frontend.test_api_stream import HandWorker
 from tests.stack import Stack, until
-from tests.workers.test_worker import say
 
 SendUp = Callable[..., Connection]
 

@@ -16,7 +16,8 @@ from frontend.ui import tabs
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.judge import Judge
 from frontend.ui.terms import Terms
-from tests.frontend.test_battle_page import newest, worker
+from tests.asking import newest
+from tests.frontend.test_battle_page import worker
 from tests.stack import Stack, until
 
 TAB = gr.Request(session_hash="tab", cookies={}, query_params={}, client=None)
@@ -53,7 +54,9 @@ def two(stack: Stack) -> Stack:
 
 def ask(service: Service, folder: Path) -> tuple[Battle, list[str]]:
     """Ask both models; return the battle as it is then, and the lines of both sides."""
-    handlers = BattleHandlers(service, folder, Judge(service, Terms.load(service.settings)))
+    handlers = BattleHandlers(
+        service, folder, Judge(service.pictures, Terms.load(service.settings))
+    )
     given = handlers.ask("", "which?", None, "named", "ant", "bee", 0.5, 1.0, 64, TAB)
     handlers.leave(TAB)
     (entry,) = service.battles.entries(OWNER)

@@ -12,9 +12,9 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys
+from tests.asking import newest
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
-from tests.frontend.chat_page import chromium
-from tests.frontend.test_battle_page import battles, newest, worker
+from tests.frontend.test_battle_page import battles, worker
 from tests.stack import Stack, until
 
 WORDS = 400
@@ -23,12 +23,6 @@ MODELS = ("secret-ant", "secret-bee")
 QUESTION = "one two three four five six seven"
 SIDES = ("left", "right")
 VOTED = ("Send", "New round")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys, registry
+from tests.asking import newest
 from tests.frontend.battle_tab import AFTER, HIDDEN, OUTCOMES, VOTES, BattleTab
-from tests.frontend.chat_page import chromium
 from tests.stack import Process, Stack, until
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOT = ROOT / "docs" / "images" / "battle.png"
 EXAMPLES = ROOT / "frontend" / "ui" / "examples"
 HOSTILE = "<img src=x onerror=alert(1)> costs $5 and $6 <ref>cat</ref>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 def worker(stack: Stack, name: str, options: str = "") -> Process:
@@ -37,15 +30,6 @@ def battles(stack: Stack) -> list[dict[str, str]]:
     return [{name.decode(): text.decode() for name, text in each.items()} for _, each in entries]
 
 
-def newest(stack: Stack, model: str) -> jobs.Job:
-    """The newest job of a model."""
-    ids = (key.decode().removeprefix(keys.job("")) for key in stack.redis.scan_iter(keys.job("*")))
-    found = (jobs.read(stack.redis, each) for each in ids if ":" not in each)
-    return max(
-        (job for job in found if job.request.model == model), key=lambda job: job.request.created_s
-    )
-
-
 def texts(job: jobs.Job) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in job.request.messages]
 
@@ -54,7 +38,7 @@ def test_an_anonymous_battle_tells_no_name_before_the_vote(
     stack: Stack, browser: BrowserContext
 ) -> None:
     for name in ("secret-ant", "secret-bee"):
-        worker(stack, name, "tokens_per_s=20&prefill_s=0.5")
+        worker(stack, name, "tokens_per_s=20&prefill_s=2")
     tab = BattleTab(browser, stack.ui())
     expect(tab.page.locator("#board")).to_have_text("No two answers have been compared yet.")
     tab.expect_enabled("Send")

@@ -12,7 +12,7 @@ from broker.feedback import Outcome
 from broker.side_by_side import Battle, new_battle
 from frontend.service import Service
 from frontend.ui.battle_votes import vote
-from tests.broker.test_feedback import answered
+from tests.broker.jobs import answered
 from tests.stack import Stack
 
 OUTCOMES: tuple[Outcome, ...] = ("left", "right", "tie", "bothbad")
@@ -25,7 +25,7 @@ def battle(stack: Stack, service: Service) -> Battle:
     begun = begun.with_each(lambda chat: chat.ask("which?"))
     for side, model in (("left", "ant"), ("right", "bee")):
         job_id = answered(stack.redis, f"I am {model}", model=model)
-        begun = begun.send(side, service.job(job_id).request)  # type: ignore[arg-type]
+        begun = begun.send(side, service.jobs.read(job_id).request)  # type: ignore[arg-type]
     kept = service.battles.save(begun)
     return service.battles.read("me", kept.id)
 
@@ -56,7 +56,7 @@ def test_of_many_votes_at_once_from_several_processes_one_counts(
 def test_a_vote_that_was_logged_but_not_kept_counts_with_the_next_one(
     stack: Stack, service: Service, battle: Battle
 ) -> None:
-    service.battle(*jobs_of(battle), "bothbad", anonymous=True)
+    service.feedback.battle(*jobs_of(battle), "bothbad", anonymous=True)
     assert service.battles.read("me", battle.id).hidden
     now = vote(service, battle, "left")
     assert now.version == service.battles.read("me", battle.id).version
@@ -77,7 +77,7 @@ def test_answers_whose_jobs_are_gone_are_too_old(
 
 def test_how_two_answers_compared_is_told(stack: Stack, service: Service, battle: Battle) -> None:
     left, right = jobs_of(battle)
-    assert service.compared(left, right) is None
+    assert service.feedback.compared(left, right) is None
     vote(service, battle, "right")
-    assert service.compared(left, right) == "right"
-    assert service.compared(left, "another") is None
+    assert service.feedback.compared(left, right) == "right"
+    assert service.feedback.compared(left, "another") is None

@@ -14,18 +14,11 @@ from broker import orders
 from frontend.operations import LOGIN_S, NotAnOperator, Operations
 from frontend.service import Service
 from frontend.ui.fleet_login import COOKIE
-from tests.frontend.chat_page import chromium
+from tests.asking import ask
 from tests.stack import Stack, until
-from tests.workers.test_worker import ask
 
 TOKEN = "open-sesame"
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture

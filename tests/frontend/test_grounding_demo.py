@@ -13,9 +13,9 @@ from broker.messages import SamplingParams
 from frontend.service import Service
 from frontend.ui.boxes import picture, plain, regions
 from frontend.ui.overlay import COLOURS, draw
+from tests.asking import answer, say
 from tests.pictures import scene
 from tests.stack import Stack
-from tests.workers.test_worker import answer, say
 
 SHAPES = scene(("circle", "red", (60, 60)), ("square", "blue", (160, 150)))
 RADIUS = 224 // 8
@@ -34,14 +34,14 @@ def service(demo_stack: Stack) -> Iterator[Service]:
 def test_the_box_of_an_answer_is_drawn_around_the_shape(
     service: Service, name: str, centre: tuple[int, int]
 ) -> None:
-    messages = say(f"Where is the {name}? Give its box.", service.store_image(SHAPES))
+    messages = say(f"Where is the {name}? Give its box.", service.pictures.add(SHAPES))
     request = service.submit("heliograph-demo", messages, SamplingParams(temperature=0))
     told, _ = answer(service, request)
     assert plain(told) == name
     (region,) = regions(told)
     sha = picture(messages, region)
     assert sha is not None
-    drawing = draw(service.image(sha), [region])
+    drawing = draw(service.pictures.read(sha), [region])
     with Image.open(io.BytesIO(drawing.png)) as image:
         assert image.width == 224
         found = np.asarray(image)[:224]

@@ -13,8 +13,8 @@ from broker import registry
 from broker.errors import NoLiveWorker
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Process, Stack, free_port, until
-from tests.workers.test_worker import answer, say
 
 GROUP = {"HELIOGRAPH_GROUPS": "pair=steady,quick lost=nobody"}
 
@@ -45,9 +45,9 @@ def ask_group(service: Service, text: str) -> str:
 
 
 def test_the_group_is_listed_and_an_unserved_one_is_not(service: Service) -> None:
-    names = [info.name for info in service.models()]
+    names = [info.name for info in service.fleet.models()]
     assert names == ["echo", "pair", "quick", "steady"]
-    (group,) = (info for info in service.models() if info.name == "pair")
+    (group,) = (info for info in service.fleet.models() if info.name == "pair")
     assert (group.workers, group.slots, group.images) == (2, 4, True)
 
 

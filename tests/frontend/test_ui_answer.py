@@ -5,23 +5,29 @@ from typing import Any, cast
 
 import pytest
 
+from broker.connection import connect
 from broker.conversation import Answer
 from broker.errors import RedisUnavailable, WorkerFailed
 from broker.events import Claim, Delta, End, Event, EventId, Failed, Timings, Usage
-from broker.messages import GenerateRequest, WorkerInfo
+from broker.messages import GenerateRequest
+from broker.settings import Settings
+from frontend.fleet import Fleet
 from frontend.service import Service
 from frontend.ui import answer
+from tests.stack import free_port
 
 JOB = GenerateRequest(id="j1", model="m", messages=(), created_s=0.0)
 END = End(EventId(1, 99), "!", (), "stop", Usage(3, 5), Timings(0.0, 0.1, 1.1))
 
 
 class Script:
-    """A service whose job has these events."""
+    """A service whose job has these events, with a fleet that nobody can reach."""
 
     def __init__(self, *events: Event | Exception | None) -> None:
         self.events = events
         self.closed = False
+        nowhere = Settings.from_environment({"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+        self.fleet = Fleet(nowhere, connect(nowhere.url, retry=False))
 
     def follow(
         self, request: GenerateRequest, after: EventId, *, tick_s: float
@@ -34,9 +40,6 @@ class Script:
                     yield event
         finally:
             self.closed = True
-
-    def workers(self) -> list[WorkerInfo]:
-        raise RedisUnavailable("Redis is away.")
 
 
 def updates(*events: Event | Exception | None) -> list[answer.Update]:

@@ -10,11 +10,11 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import images
+from tests.asking import newest
 from tests.frontend.battle_tab import AFTER, VOTES, BattleTab
 from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.test_ui_flags import framing
 from tests.frontend.test_ui_looks import violations
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack
 
 CAMERA = "--use-fake-device-for-media-stream"
@@ -126,7 +126,7 @@ def test_a_still_is_sent_and_the_camera_is_off_again(
     assert states(chat) == ["ended", "ended"]
     chat.ask("What is this?")
     chat.expect_buttons(*ANSWERED)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert len(question.images) == 2
     for sha256 in question.images:
         expect_still(echo_stack, sha256)
@@ -159,7 +159,7 @@ def test_both_models_of_a_battle_get_the_still(
         expect(battle.page.locator("#pictures tr.file")).to_have_count(count)
     battle.ask("What is this?")
     battle.expect_enabled(*AFTER, *VOTES)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert len(question.images) == 2
     expect_still(echo_stack, question.images[1])
     assert states(battle) == ["ended", "ended"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,19 +11,14 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs, keys
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
-from tests.frontend.test_ui_page import last_job, votes
+from tests.asking import newest
+from tests.frontend.chat_page import ANSWERED, ChatPage
+from tests.frontend.test_ui_page import votes
 from tests.stack import Stack, until
 
 WORDS = 250
 SLOW = f"echo?tokens_per_s=25&tokens={WORDS}"
 QUESTION = "one two three four five six seven"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +32,6 @@ def address(echo_stack: Stack) -> str:
 def other_address(echo_stack: Stack, address: str) -> str:
     """The page of a second process over the same Redis."""
     return echo_stack.ui()
-
-
-@pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
 
 
 @pytest.fixture
@@ -119,13 +106,13 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     for tab in (chat, second):
         tab.expect_buttons(*ANSWERED)
         expect(tab.line).to_contain_text("stopped")
-    state, request = last_job(echo_stack)
-    assert state == "cancelled"
+    job = newest(echo_stack)
+    assert job.state == "cancelled"
     text = second.answers.inner_text()
     assert chat.answers.inner_text() == text
     assert whole().startswith(text) and len(text) < len(whole())
     assert all(new.startswith(old) for old, new in pairwise(second.seen))
-    assert request.messages[0].text == QUESTION
+    assert job.request.messages[0].text == QUESTION
 
     chat.rest()
     second.ask("and on")
@@ -136,7 +123,7 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     expect(chat.line).to_contain_text("This chat was changed in another tab.")
     expect(chat.questions).to_have_count(2)
     expect(chat.message).to_have_value("what the first tab does not know of")
-    assert last_job(echo_stack)[1].messages[-1].text == "and on"
+    assert newest(echo_stack).request.messages[-1].text == "and on"
     second.close()
 
 
@@ -146,7 +133,7 @@ def test_an_answer_that_ended_while_nobody_looked_is_there_whole(
     opened = begin(chat)
     chat.page.goto("about:blank")
     chat.errors.clear()
-    job_id = last_job(echo_stack)[1].id
+    job_id = newest(echo_stack).id
     until(lambda: jobs.read(echo_stack.redis, job_id).state == "done", "it has ended", 60)
     echo_stack.redis.delete(keys.job(job_id))
     chat.open(f"?chat={opened}")
@@ -183,7 +170,7 @@ def test_an_edited_question_is_asked_again_and_what_came_after_it_goes(
     expect(chat.answers).to_have_text("a <b> three")
     expect(chat.questions).to_have_text("a <b> three")
     chat.expect_buttons(*ANSWERED)
-    (message,) = last_job(echo_stack)[1].messages
+    (message,) = newest(echo_stack).request.messages
     assert message.text == "a <b> three"
 
 
@@ -193,13 +180,13 @@ def test_retry_asks_again_and_undo_gives_the_words_back(chat: ChatPage, echo_sta
         chat.ask(question)
         expect(chat.answers).to_have_count(n)
         chat.expect_buttons(*ANSWERED)
-    before, states = last_job(echo_stack)[1], len(chat.seen)
+    before, states = newest(echo_stack).request, len(chat.seen)
     chat.page.locator("#chat").get_by_label("Retry").last.click()
-    until(lambda: last_job(echo_stack)[1].id != before.id, "it is asked again")
+    until(lambda: newest(echo_stack).id != before.id, "it is asked again")
     until(lambda: chat.seen[states:] == ["one", "two"], "the answer goes, and comes again")
     chat.expect_buttons(*ANSWERED)
     expect(chat.answers).to_have_count(2)
-    assert last_job(echo_stack)[1].messages == before.messages
+    assert newest(echo_stack).request.messages == before.messages
 
     chat.page.locator("#chat").get_by_label("Undo").last.click()
     expect(chat.message).to_have_value("two")

@@ -13,9 +13,9 @@ from playwright.sync_api import expect
 
 from broker.messages import GenerateRequest
 from frontend.service import Service
-from tests.frontend.chat_page import chromium
+from tests.asking import newest
+from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.gradio_tab import GradioTab, Told, answer_of
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack
 
 TOKENS = 4000
@@ -32,7 +32,24 @@ ENVELOPE_BYTES = 4096
 
 PROSE = "".join(f"Sentence {n} says **something** and `code` of it.\n\n" for n in range(60))
 
+CODE = "```python\n" + "".join(f"def double_{n}(x): return 2 * x\n" for n in range(60)) + "```\n\n"
+FORMULAS = "".join(f"Part {n} has $x^{n} + y$ in a line of its own.\n\n" for n in range(30))
+
 pytestmark = pytest.mark.timeout(300)
+
+# The length of the newest answer each time that it has grown, with when that had been painted.
+_WATCH_PAINT = """() => {
+  window.painted = [];
+  let length = 0;
+  new MutationObserver(() => {
+    const answer = document.querySelector('#chat [data-testid="bot"]');
+    const now = answer ? answer.textContent.length : 0;
+    if (now === length) return;
+    length = now;
+    requestAnimationFrame(() => setTimeout(() => window.painted.push([Date.now(), now])));
+  }).observe(
+    document.querySelector('#chat'), {childList: true, subtree: true, characterData: true});
+}"""
 
 
 class Reader(threading.Thread):
@@ -63,7 +80,7 @@ def test_bytes_grow_with_the_answer_and_the_last_token_is_told_at_once(
         async with GradioTab(address) as tab:
             reader: Reader | None = None
             async for told in tab.ask(PROSE, model="echo", max_tokens=4096):
-                reader = reader or Reader(service, last_job(paced)[1])
+                reader = reader or Reader(service, newest(paced).request)
                 words = answer_of(told.outputs[0])
                 seen.append((len(words.split()), told))
                 at_s = told.at_s if words != text else at_s
@@ -85,6 +102,29 @@ def test_bytes_grow_with_the_answer_and_the_last_token_is_told_at_once(
         f"an answer of {TOKENS} tokens: {(first + second) / TOKENS:.0f} bytes a token, second half "
         f"{second / first:.2f} times the first, last token told after {told_s - ended_s:.3f} s"
     )
+
+
+def test_the_last_token_is_painted_at_once(
+    paced: Stack, service: Service, report: Callable[[str], None]
+) -> None:
+    """In a browser that renders prose, code and formulas."""
+    with chromium() as browser:
+        chat = ChatPage(browser, paced.ui()).open(model="echo")
+        chat.set_slider("Max output tokens", 4096)
+        chat.page.evaluate(_WATCH_PAINT)
+        chat.ask(PROSE + CODE + FORMULAS)
+        expect(chat.answers).to_have_count(1)
+        reader = Reader(service, newest(paced).request)
+        chat.expect_buttons(*ANSWERED, timeout_ms=120_000)
+        reader.join()
+        painted: list[tuple[float, int]] = chat.page.evaluate("window.painted")
+        assert chat.answers.locator(".katex").count() > 30
+        chat.close()
+    whole = painted[-1][1]
+    shown_s = next(at_ms for at_ms, length in painted if length == whole) / 1000
+    late_s = shown_s - reader.ended_s
+    report(f"an answer of {TOKENS} tokens: last token painted after {late_s:.3f} s")
+    assert late_s <= LATEST_S
 
 
 def test_the_page_is_painted_soon(echo_stack: Stack, report: Callable[[str], None]) -> None:

@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from broker import channel
 from broker.events import Delta, End
+from tests.asking import newest
 from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_a_person_asks_about_scenes_and_gets_the_right_answers(demo_stack: Stack
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         for name in ("red circle", "blue square", "yellow star", "green triangle"):
             expect(chat.answers.first).to_contain_text(name)
-        events = channel.read_log(demo_stack.redis, last_job(demo_stack)[1].id)
+        events = channel.read_log(demo_stack.redis, newest(demo_stack).id)
         assert len([each for each in events if isinstance(each, Delta | End)]) > 1, "one piece"
 
         picture_of_a_phone(chat)

@@ -20,8 +20,8 @@ from gradio.tunneling import BINARY_FILENAME
 from playwright.sync_api import BrowserContext, expect
 
 from broker import jobs
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
-from tests.frontend.test_ui_page import last_job
+from tests.asking import newest
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack, free_port, until
 
 WATCH_THE_NETWORK = '''
@@ -74,12 +74,6 @@ NO_TUNNEL = (
     "there is no public address: gradio.live cannot be reached, or its program cannot be fetched. "
     "The page is served on this machine all the same."
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +298,8 @@ def test_so_many_answers_are_shown_at_a_time(echo_stack: Stack, browser: Browser
     expect(second.questions).to_have_text("I am second")
 
     def is_written() -> bool:
-        state, request = last_job(echo_stack)
-        return request.messages[-1].text == "I am second" and state in jobs.ENDED
+        job = newest(echo_stack)
+        return job.request.messages[-1].text == "I am second" and job.state in jobs.ENDED
 
     until(is_written, "the second answer is written")
     expect(second.answers).to_have_count(0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.frontend.battle_tab import AFTER, VOTES, BattleTab
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
 WRITTEN = r"""Money: $5 and $6, US$7, $8-$9, \$10 and \$x\$; it costs $5, so $x=5$.
@@ -56,12 +55,6 @@ _TEXTS = """(bubble, selector) => {
   copy.querySelectorAll('.katex').forEach((formula) => formula.replaceWith('○'));
   return [...copy.querySelectorAll(selector)].map((each) => each.textContent.trim());
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

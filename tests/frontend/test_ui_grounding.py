@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from frontend.ui.overlay import COLOURS
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
 ANSWER = "Here: <ref>the spot</ref><box>[[250, 250, 750, 750]]</box> it is <box>[[1,2,3"
 """The last box is never finished, so it is no box."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as opened:
-        yield opened
 
 
 def grey(path: Path) -> Path:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Page, expect
 
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
 MOST_TABS = 60
@@ -18,12 +15,6 @@ _NAME = """() => {
   const here = document.activeElement;
   return here.getAttribute('aria-label') || here.labels?.[0]?.innerText || here.innerText;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 def is_seen(page: Page) -> bool:

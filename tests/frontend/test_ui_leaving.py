@@ -11,20 +11,14 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from broker import jobs, keys
-from tests.frontend.chat_page import ChatPage, chromium
-from tests.frontend.test_ui_page import last_job, running
+from tests.asking import newest, running
+from tests.frontend.chat_page import ChatPage
 from tests.stack import Process, Stack, until
 
 SLOW = "echo?tokens_per_s=25&tokens=275"
 GRACE_S = 3  # with a reader's lease, it is shorter than an answer of 11 s
 LATEST_S = 12.0
 """From the end of a grace to the cancellation at the latest: lease and janitor, machine busy."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +40,7 @@ def ask(stack: Stack, browser: BrowserContext, address: str) -> tuple[ChatPage, 
     tab = ChatPage(browser, address).open("?model=slow", model="slow")
     tab.ask("anybody there?")
     tab.page.wait_for_function("window.seen.length >= 2")
-    return tab, last_job(stack)[1].id
+    return tab, newest(stack).id
 
 
 def state(stack: Stack, job_id: str) -> str:

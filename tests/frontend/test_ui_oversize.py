@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from playwright.sync_api import BrowserContext, expect
 from broker.errors import RequestTooLarge
 from frontend import pictures
 from tests.frontend.battle_tab import AFTER, VOTES, BattleTab
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_pictures import painted, words
 from tests.stack import Stack
 
@@ -32,12 +31,6 @@ _GIVE = """([target, type, files]) => {
   const kind = type === 'paste' ? ClipboardEvent : DragEvent;
   document.querySelector(target).dispatchEvent(new kind(type, carried));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,18 +15,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
-from broker import images, keys, registry
-from broker.messages import GenerateRequest
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from broker import images, keys
+from tests.asking import newest, running
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack, until
 
 SLOW = "echo?tokens_per_s=25&tokens=400"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +31,6 @@ def address(echo_stack: Stack) -> str:
 
 
 @pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
-
-
-@pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A JPEG that says it lies on its side: whoever re-encodes it is found out."""
     rotated = Image.Exif()
@@ -52,24 +38,6 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.jpg"
     Image.new("RGB", (64, 32), "orange").save(path, exif=rotated)
     return path
-
-
-def last_job(stack: Stack) -> tuple[str, GenerateRequest]:
-    """State and request of the newest job."""
-    records = [
-        stack.redis.hgetall(key)  # type: ignore[union-attr]
-        for key in stack.redis.scan_iter(keys.job("*"))
-        if key.count(b":") == 2  # neither its log nor its readers
-    ]
-    jobs = [
-        (record[b"state"].decode(), GenerateRequest.model_validate_json(record[b"request"]))
-        for record in records
-    ]
-    return max(jobs, key=lambda job: job[1].created_s)
-
-
-def running(stack: Stack) -> int:
-    return sum(info.running for info in registry.workers(stack.redis))
 
 
 def votes(stack: Stack) -> str:
@@ -133,7 +101,7 @@ def test_words_arrive_one_after_another_and_stop_keeps_them(
     expect(chat.questions).to_have_count(2)
     chat.button("Stop").click()
     chat.expect_buttons(*ANSWERED)
-    _, request = last_job(echo_stack)
+    request = newest(echo_stack).request
     assert [message.role for message in request.messages] == ["user", "assistant", "user"]
     assert request.messages[1].text == states[-1]
 
@@ -149,7 +117,7 @@ def test_the_uploaded_bytes_reach_the_worker_unchanged(
     chat.expect_buttons(*ANSWERED)
 
     sha256 = hashlib.sha256(picture.read_bytes()).hexdigest()
-    _, request = last_job(echo_stack)
+    request = newest(echo_stack).request
     assert [message.images for message in request.messages] == [(), (), (sha256,)]
     assert images.get(echo_stack.redis, [sha256])[sha256] == picture.read_bytes()
     shown = chat.questions.last.locator("img")
@@ -189,7 +157,7 @@ def test_a_vote_can_be_read_with_redis_cli(chat: ChatPage, echo_stack: Stack) ->
     expect(chat.page.get_by_text("Thanks")).to_be_visible()
     chat.expect_buttons("Send", "Regenerate", "Clear")
     entry = votes(echo_stack)
-    _, request = last_job(echo_stack)
+    request = newest(echo_stack).request
     assert re.search(r"^vote\nupvote$", entry, re.MULTILINE)
     assert request.id in entry
     assert "\necho\n" in entry
@@ -208,13 +176,13 @@ def test_regenerate_asks_the_same_again_with_another_seed(
     chat.set_slider("Temperature", 0.6)
     chat.ask("Say it")
     chat.expect_buttons(*ANSWERED)
-    _, first = last_job(echo_stack)
+    first = newest(echo_stack).request
     chat.button("Upvote").click()
     chat.expect_buttons("Send", "Regenerate", "Clear")
     chat.set_slider("Temperature", 0.9)
     chat.button("Regenerate").click()
     chat.expect_buttons(*ANSWERED)
-    _, second = last_job(echo_stack)
+    second = newest(echo_stack).request
     assert second.id != first.id
     assert second.messages == first.messages
     assert second.sampling.seed != first.sampling.seed
@@ -227,24 +195,24 @@ def test_tiles_and_process_mode_are_asked_for_only_when_chosen(
 ) -> None:
     chat.open(model="echo").ask("As you like")
     chat.expect_buttons(*ANSWERED)
-    sampling = last_job(echo_stack)[1].sampling
+    sampling = newest(echo_stack).request.sampling
     assert (sampling.max_input_tiles, sampling.image_process_mode) == (None, None)
 
     chat.set_slider("Max input tiles", 24)
     chat.page.get_by_label("Crop", exact=True).check()
     chat.ask("Like this")
     chat.expect_buttons(*ANSWERED)
-    sampling = last_job(echo_stack)[1].sampling
+    sampling = newest(echo_stack).request.sampling
     assert (sampling.max_input_tiles, sampling.image_process_mode) == (24, "Crop")
 
     chat.set_slider("Max input tiles", 0)
     chat.page.get_by_label("As it is", exact=True).check()
-    before = last_job(echo_stack)[1].id
+    before = newest(echo_stack).id
     chat.button("Regenerate").click()
-    until(lambda: last_job(echo_stack)[1].id != before, "it is asked again")
+    until(lambda: newest(echo_stack).id != before, "it is asked again")
     expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
-    sampling = last_job(echo_stack)[1].sampling
+    sampling = newest(echo_stack).request.sampling
     assert (sampling.max_input_tiles, sampling.image_process_mode) == (None, None)
 
 
@@ -264,7 +232,7 @@ def test_clear_begins_anew(chat: ChatPage, echo_stack: Stack) -> None:
     chat.expect_buttons("Send")
     chat.ask("Who?")
     chat.expect_buttons(*ANSWERED)
-    assert len(last_job(echo_stack)[1].messages) == 1
+    assert len(newest(echo_stack).request.messages) == 1
 
 
 def test_html_and_money_stay_text_and_nothing_foreign_is_loaded(chat: ChatPage) -> None:
@@ -330,7 +298,7 @@ def test_who_waits_is_told_and_may_stop(
     first.expect_buttons("Send", "Regenerate", "Clear")
     error = first.page.get_by_role("alert")
     expect(error).to_contain_text("900")
-    expect(error).to_contain_text(f"job {last_job(echo_stack)[1].id}")
+    expect(error).to_contain_text(f"job {newest(echo_stack).id}")
     first.close()
     second.close()
     worker.stop()

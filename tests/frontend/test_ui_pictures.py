@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,14 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from broker import keys, registry
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.asking import newest
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_chats import chat_id
-from tests.frontend.test_ui_page import last_job
 from tests.stack import Stack, until
 from tests.workers import checkpoints
 
 LIMITS = {"HELIOGRAPH_MAX_IMAGES": "3", "HELIOGRAPH_MAX_IMAGE_BYTES": str(100 * 1024)}
 MAY_SEND = "pictures in this chat, each up to 100 KB and 25 million pixels: JPEG, PNG, WEBP, GIF"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +33,6 @@ def address(echo_stack: Stack) -> str:
 def narrow(echo_stack: Stack, address: str) -> str:
     """A page that takes three small pictures a chat."""
     return echo_stack.ui(**LIMITS)
-
-
-@pytest.fixture
-def chat(browser: BrowserContext, address: str) -> Iterator[ChatPage]:
-    tab = ChatPage(browser, address)
-    yield tab
-    tab.close()
 
 
 def painted(folder: Path, *colours: str) -> list[Path]:
@@ -110,7 +96,7 @@ def test_two_chosen_pictures_are_sent_in_order_and_shown_by_address(
     chat.ask("And this?")
     expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
-    messages = last_job(echo_stack)[1].messages
+    messages = newest(echo_stack).request.messages
     assert [message.images for message in messages] == [
         (sha256(first), sha256(second)),
         (),
@@ -171,7 +157,7 @@ def test_a_picture_is_pasted_and_a_long_text_stays_text(
     chat.page.keyboard.type("twice")
     chat.message.press("Enter")
     chat.expect_buttons(*ANSWERED)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert question.text == "pasted\ntwice"
     assert len(question.images) == 2
 
@@ -211,7 +197,7 @@ def test_undo_gives_words_and_pictures_back_and_an_edit_keeps_them(
     chat.message.press("Enter")
     expect(chat.answers).to_have_text(f"{words(second, third)} two")
     chat.expect_buttons(*ANSWERED)
-    (question,) = last_job(echo_stack)[1].messages
+    (question,) = newest(echo_stack).request.messages
     assert question.images == (sha256(second), sha256(third))
 
 

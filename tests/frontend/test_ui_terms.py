@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from broker import keys
 from tests.frontend.battle_tab import BattleTab
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
 HOSTILE = """# House rules
@@ -19,12 +17,6 @@ Be <b>kind</b> & brief. <img src=x onerror="document.title='owned'">
 [The rest](javascript:document.title='owned') [elsewhere](https://example.org/rules)
 """
 AGREE = "I agree to the terms of use"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 def fold(tab: ChatPage) -> None:

@@ -8,16 +8,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from broker import exports, feedback, keys
-from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
+from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
 VOTED = ("Send", "Regenerate", "Clear")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

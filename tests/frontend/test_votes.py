@@ -10,8 +10,8 @@ from broker import exports, keys, preferences
 from broker.battles import Duel
 from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Stack, until
-from tests.workers.test_worker import answer, say
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def test_a_chat_its_vote_and_a_battle_are_exported(echo_stack: Stack, service: S
     short = service.submit("echo", say("one two three"), SamplingParams(max_tokens=1))
     assert [answer(service, each)[0] for each in (long, short)] == ["one two three", "one"]
     until(lambda: echo_stack.redis.xlen(keys.CHAT_LOG) == 2, "both chats are logged")
-    service.vote(long.id, "upvote", "complete", comment="all of it", ip="10.0.0.7")
-    service.battle(long.id, short.id, "left", ip="10.0.0.7")
+    service.feedback.vote(long.id, "upvote", "complete", comment="all of it", ip="10.0.0.7")
+    service.feedback.battle(long.id, short.id, "left", ip="10.0.0.7")
 
     *chats, vote, battle = exports.llava(echo_stack.redis)
     told = {tuple(chat["state"]["messages"][-1]) for chat in chats}
@@ -47,7 +47,7 @@ def test_battles_are_counted(echo_stack: Stack, service: Service) -> None:
     jobs = [service.submit(model, say("hello"), SamplingParams()) for model in ("echo", "other")]
     for job in jobs:
         answer(service, job)
-    before = service.duels()
-    service.battle(jobs[1].id, jobs[0].id, "left")
+    before = service.feedback.duels()
+    service.feedback.battle(jobs[1].id, jobs[0].id, "left")
     assert ("echo", "other") not in before
-    assert service.duels() == before | {("echo", "other"): Duel(second_won=1)}
+    assert service.feedback.duels() == before | {("echo", "other"): Duel(second_won=1)}

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from frontend.api.app import create_app
-from frontend.service import Service
 from tests.frontend.originals import STREAM
 from tests.frontend.test_api_fuzz import PICTURE, anything, scalars, texts
-from tests.stack import Stack
 
 FEW = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 FIELDS = [
@@ -45,16 +40,8 @@ payloads = st.fixed_dictionaries(
 )
 
 
-@pytest.fixture(scope="module")
-def client(echo_stack: Stack) -> Iterator[FlaskClient]:
-    chosen = echo_stack.settings()
-    service = Service(chosen)
-    yield create_app(chosen, service).test_client()
-    service.close()
-
-
-def send(client: FlaskClient, raw: bytes, route: str = STREAM) -> None:
-    response = client.post(route, data=raw, content_type="application/json")
+def send(app: FlaskClient, raw: bytes, route: str = STREAM) -> None:
+    response = app.post(route, data=raw, content_type="application/json")
     content = response.get_data()
     if response.status_code != 200:
         assert response.status_code in (400, 413), (response.status_code, content)
@@ -69,28 +56,26 @@ def send(client: FlaskClient, raw: bytes, route: str = STREAM) -> None:
 
 @FEW
 @given(value=anything)
-def test_any_json_has_one_outcome(client: FlaskClient, value: Any) -> None:
-    send(client, json.dumps(value).encode())
+def test_any_json_has_one_outcome(app: FlaskClient, value: Any) -> None:
+    send(app, json.dumps(value).encode())
 
 
 @FEW
 @given(raw=st.binary(max_size=200))
-def test_any_bytes_are_refused(client: FlaskClient, raw: bytes) -> None:
-    send(client, raw)
+def test_any_bytes_are_refused(app: FlaskClient, raw: bytes) -> None:
+    send(app, raw)
 
 
 @FEW
 @given(value=payloads, route=st.sampled_from([STREAM, "/worker_generate"]))
-def test_anything_like_a_payload_has_one_outcome(
-    client: FlaskClient, value: Any, route: str
-) -> None:
-    send(client, json.dumps(value).encode(), route)
+def test_anything_like_a_payload_has_one_outcome(app: FlaskClient, value: Any, route: str) -> None:
+    send(app, json.dumps(value).encode(), route)
 
 
 @FEW
 @given(name=st.sampled_from(FIELDS), value=anything)
-def test_one_odd_field_has_one_outcome(client: FlaskClient, name: str, value: Any) -> None:
-    send(client, json.dumps({"model": "echo", "prompt": "one two", name: value}).encode())
+def test_one_odd_field_has_one_outcome(app: FlaskClient, name: str, value: Any) -> None:
+    send(app, json.dumps({"model": "echo", "prompt": "one two", name: value}).encode())
 
 
 @FEW
@@ -112,8 +97,6 @@ def test_one_odd_field_has_one_outcome(client: FlaskClient, name: str, value: An
         },
     ),
 )  # fmt: skip
-def test_the_controllers_routes_answer_or_refuse(
-    client: FlaskClient, route: str, value: Any
-) -> None:
-    response = client.post(route, json=value)
+def test_the_controllers_routes_answer_or_refuse(app: FlaskClient, route: str, value: Any) -> None:
+    response = app.post(route, json=value)
     assert response.status_code in (200, 400, 403), (response.status_code, response.text)

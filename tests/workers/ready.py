@@ -1,16 +1,20 @@
-"""Ready prompts as the doors make them: a template's text, split at its marks."""
+"""Messages as the doors make them: of a role, or a ready prompt, split at its marks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from broker.messages import ChatMessage, ImagePart, Part, TextPart
+from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
     "helpful, detailed, and polite answers to the user's questions."
 )
+
+
+def say(role: Role, text: str, *pictures: ImagePart) -> ChatMessage:
+    return ChatMessage(role=role, content=(*pictures, TextPart(text=text)))
 
 
 def ready(text: str, *pictures: ImagePart, mark: str = "<image>") -> ChatMessage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,25 @@ def collect(new: Iterable[Output], outputs: dict[str, list[Output]]) -> None:
     """Sort outputs by request."""
     for output in new:
         outputs.setdefault(output.request_id, []).append(output)
+
+
+def assert_answered_as_alone(
+    engine: LocalEngine,
+    folder: Path,
+    wanted: Iterable[GenerateRequest],
+    images: Mapping[str, bytes],
+) -> None:
+    """Run requests that join and leave at different steps, and compare each with the model."""
+    scheduler, outputs, expected = Scheduler(engine), dict[str, list[Output]](), {}
+    for each in wanted:
+        sequence = engine.prepare(each, images)
+        expected[each.id] = generate(folder, sequence)
+        scheduler.add(sequence)
+        collect(scheduler.step(), outputs)
+        collect(scheduler.step(), outputs)
+    while scheduler.has_work:
+        collect(scheduler.step(), outputs)
+    assert {key: ids(value) for key, value in outputs.items()} == expected
 
 
 def ids(outputs: list[Output]) -> list[int]:

@@ -18,9 +18,9 @@ from broker.errors import NoLiveWorker
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
+from tests.asking import answer, say
 from tests.stack import Process, Stack, free_port, until
 from tests.workers.foreign_stack import MODEL, StandIn, register, start
-from tests.workers.test_worker import answer, say
 
 INTERNVL = "InternVL2-8B"
 
@@ -65,7 +65,7 @@ def test_models_of_foreign_workers_are_served_from_their_queues(
     await_model(stack)
     await_model(stack, INTERNVL)
     request = ask(
-        service, "The first answer, word by word.", MODEL, service.store_image(red_circle)
+        service, "The first answer, word by word.", MODEL, service.pictures.add(red_circle)
     )
     text, end = answer(service, request)
     assert text.startswith("The first answer, word by word. PNG RGB (224, 224) (")

@@ -14,9 +14,9 @@ from broker.events import Claim
 from broker.messages import GenerateRequest
 from broker.supervisor import BROKEN
 from frontend.service import Service
+from tests.asking import answer, ask, deltas
 from tests.stack import Process, Stack, until
 from tests.workers.reference import load, request
-from tests.workers.test_worker import answer, ask, deltas
 from workers.engines.base import EngineBroken
 from workers.scheduler import Scheduler
 

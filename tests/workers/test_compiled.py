@@ -10,7 +10,16 @@ import pytest
 
 from tests.stack import until
 from tests.workers import checkpoints
-from tests.workers.reference import collect, generate, ids, load, picture, request, run
+from tests.workers.reference import (
+    assert_answered_as_alone,
+    collect,
+    generate,
+    ids,
+    load,
+    picture,
+    request,
+    run,
+)
 from workers.engines import native
 from workers.engines.local import LocalEngine
 from workers.engines.runner import Piece
@@ -21,21 +30,14 @@ needs_bfloat16 = pytest.mark.skipif(not native.has_linear(), reason="no AVX512_B
 
 
 def answers_as_alone(engine: LocalEngine, folder: Path, images: bool = False) -> None:
-    """Run requests that join and leave at different steps, and compare each with the model."""
+    """Short and long requests get the model's own answers, about pictures too if wanted."""
     part, data = picture(5, (40, 30))
-    scheduler, outputs, expected = Scheduler(engine), dict[str, list[Output]](), {}
+    wanted = []
     for number in range(6):
         words = "The quick brown fox " * (1 + number % 3)
         parts = [part, words] if images and number % 2 else [words]
-        asked = request(str(number), *parts, max_tokens=4 + 9 * number % 22)
-        sequence = engine.prepare(asked, {part.sha256: data})
-        expected[str(number)] = generate(folder, sequence)
-        scheduler.add(sequence)
-        collect(scheduler.step(), outputs)
-        collect(scheduler.step(), outputs)
-    while scheduler.has_work:
-        collect(scheduler.step(), outputs)
-    assert {key: ids(value) for key, value in outputs.items()} == expected
+        wanted.append(request(str(number), *parts, max_tokens=4 + 9 * number % 22))
+    assert_answered_as_alone(engine, folder, wanted, {part.sha256: data})
 
 
 @pytest.mark.parametrize("family", ["internvl", "gemma2"])

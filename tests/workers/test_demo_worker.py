@@ -28,7 +28,7 @@ def service(demo_stack: Stack) -> Iterator[Service]:
 
 
 def user(service: Service, text: str, *pictures: bytes) -> ChatMessage:
-    parts = [ImagePart(sha256=service.store_image(picture)) for picture in pictures]
+    parts = [ImagePart(sha256=service.pictures.add(picture)) for picture in pictures]
     return ChatMessage(role="user", content=(*parts, TextPart(text=text)))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from broker.events import Delta, End
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey
+from tests.stack import Stack, own_stack
 from tests.workers import families
 from tests.workers.reference import ids, load, picture, run
 from workers.engines import native
@@ -139,11 +139,8 @@ def test_a_family_tells_what_became_of_its_pictures(family: str, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("families")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("families")) as made:
         yield made
-        made.stop()
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -152,7 +149,7 @@ def test_a_worker_serves_a_family(family: str, stack: Stack, tmp_path: Path) -> 
     alone, service = Alone(folder), Service(stack.settings())
     worker = stack.worker("--model-path", str(folder), "--model-name", family, "--dtype", "float32")
     for data in BYTES.values():
-        service.store_image(data)
+        service.pictures.add(data)
     sampling = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
     requests = {name: service.submit(family, CHATS[name], sampling) for name in CHATS}
     told = {name: [e for e in service.follow(each) if e] for name, each in requests.items()}

@@ -21,7 +21,7 @@ from broker.errors import (
 )
 from broker.messages import ChatMessage, ImagePart, TextPart
 from tests.pictures import scene
-from tests.stack import Stack, embedded_valkey, free_port, until
+from tests.stack import Stack, free_port, own_stack, until
 from tests.workers.foreign_stack import (
     MODEL,
     Foreign,
@@ -40,11 +40,8 @@ VICUNA = "smollm2"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("foreign")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("foreign")) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture

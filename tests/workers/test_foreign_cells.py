@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,10 @@ from broker.events import End, Failed
 from broker.foreign import ForeignWorker
 from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
 from frontend.service import Service
-from tests.stack import Stack, embedded_valkey, until
+from tests.asking import answer
+from tests.stack import Stack, own_stack, until
 from tests.workers.foreign_stack import message, request
 from tests.workers.test_bridge import await_model, bridge
-from tests.workers.test_worker import answer
 from workers.engines.foreign.dialects import Dialect, write
 from workers.engines.foreign.exchange import converse
 from workers.outbound import open_client
@@ -29,11 +28,8 @@ QUESTION = "What color is the circle?"
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder: Path = tmp_path_factory.mktemp("parent")
-    with embedded_valkey(folder) as url:
-        made = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("parent")) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +86,7 @@ def join(parent: Stack, child: str) -> None:
 
 def ask(service: Service, picture: bytes) -> tuple[str, End]:
     sampling = SamplingParams(temperature=0.0, max_tokens=40)
-    messages = list(about(service.store_image(picture)))
+    messages = list(about(service.pictures.add(picture)))
     return answer(service, service.submit(DEMO, messages, sampling))
 
 
@@ -99,7 +95,7 @@ def test_a_cell_that_registered_serves_the_parents_users(
 ) -> None:
     join(parent, child)
     own = Service(demo_stack.settings())
-    (info,) = own.workers()
+    (info,) = own.fleet.workers()
     await_model(parent, DEMO, info.slots)
     text, end = ask(service, red_circle)
     same, direct = ask(own, red_circle)
@@ -113,10 +109,10 @@ def test_a_ready_prompt_goes_through_to_a_cell(
     parent: Stack, child: str, service: Service, red_circle: bytes
 ) -> None:
     join(parent, child)
-    until(lambda: service.models(), "the model is served", 60)
+    until(lambda: service.fleet.models(), "the model is served", 60)
     parts = (
         TextPart(text="USER: "),
-        ImagePart(sha256=service.store_image(red_circle)),
+        ImagePart(sha256=service.pictures.add(red_circle)),
         TextPart(text=f"\n{QUESTION} ASSISTANT:"),
     )
     prompt = [ChatMessage(role="prompt", content=parts)]
@@ -130,7 +126,7 @@ def test_a_request_is_not_sent_back_to_the_cell_it_came_from(
     parent: Stack, child: str, demo_stack: Stack, service: Service
 ) -> None:
     join(parent, child)
-    until(lambda: service.models(), "the model is served", 60)
+    until(lambda: service.fleet.models(), "the model is served", 60)
     came = (cell.cell_id(demo_stack.redis),)
     hello = [message("user", "Hello")]
     asked = service.submit(DEMO, hello, SamplingParams(max_tokens=5), path=came)

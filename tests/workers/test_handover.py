@@ -11,9 +11,9 @@ from broker import keys, leases, quarantine, queues, registry
 from broker.events import Claim, Delta, End, Event
 from broker.messages import GenerateRequest
 from frontend.service import Service
+from tests.asking import answer, ask, deltas
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
-from tests.workers.test_worker import answer, ask, deltas
 
 LONG = "tokens_per_s=100&tokens=1000"
 NOW = {"drain-seconds": "0"}

@@ -15,7 +15,17 @@ from PIL import Image, ImageDraw
 
 from broker.messages import ImagePart
 from tests.workers import checkpoints
-from tests.workers.reference import collect, generate, ids, load, picture, request, run, text
+from tests.workers.reference import (
+    assert_answered_as_alone,
+    collect,
+    generate,
+    ids,
+    load,
+    picture,
+    request,
+    run,
+    text,
+)
 from workers.scheduler import Output, Scheduler
 
 DEEPSEEK: dict[str, object] = {
@@ -51,18 +61,13 @@ FAMILIES: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_answers_equal_those_of_each_request_alone(family: str, tmp_path: Path) -> None:
     folder = checkpoints.save_text_model(tmp_path, family, **FAMILIES[family])
-    engine = load(folder)
-    scheduler, outputs, expected = Scheduler(engine), dict[str, list[Output]](), {}
-    for number in range(6):
-        words = "The quick brown fox " * (1 + number % 3)
-        sequence = engine.prepare(request(str(number), words, max_tokens=5 + 7 * number % 20), {})
-        expected[str(number)] = generate(folder, sequence)
-        scheduler.add(sequence)
-        collect(scheduler.step(), outputs)
-        collect(scheduler.step(), outputs)
-    while scheduler.has_work:
-        collect(scheduler.step(), outputs)
-    assert {key: ids(value) for key, value in outputs.items()} == expected
+    wanted = [
+        request(
+            str(number), "The quick brown fox " * (1 + number % 3), max_tokens=5 + 7 * number % 20
+        )
+        for number in range(6)
+    ]
+    assert_answered_as_alone(load(folder), folder, wanted, {})
 
 
 @pytest.mark.parametrize("save", [checkpoints.save_internvl, checkpoints.save_llava])

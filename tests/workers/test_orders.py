@@ -6,10 +6,10 @@ import psutil
 
 from broker import orders, queues, registry
 from frontend.service import Service
+from tests.asking import answer, ask, deltas
 from tests.stack import Stack, until
 from tests.workers.test_broken import child, claims, ready
 from tests.workers.test_quarantine import broker
-from tests.workers.test_worker import answer, ask, deltas
 
 SLOW = "tokens_per_s=100&tokens=800"
 

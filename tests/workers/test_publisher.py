@@ -15,9 +15,9 @@ from broker.messages import SamplingParams
 from broker.outage import Outage
 from broker.queues import GenerateJob
 from frontend.service import Service
-from tests.broker.test_channel import claim, make_job
-from tests.stack import Stack, embedded_valkey, until
-from tests.workers.test_worker import say
+from tests.asking import say
+from tests.broker.jobs import claim, make_job
+from tests.stack import own_stack, until
 from workers.publisher import Ended, Publisher
 from workers.running import RunningJob
 from workers.scheduler import Output
@@ -28,14 +28,11 @@ TOKENS = 400
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A worker whose answers have 400 words, said in one second."""
-    folder = tmp_path_factory.mktemp("fast")
-    with embedded_valkey(folder) as url:
-        stack = Stack(url, folder)
+    with own_stack(tmp_path_factory.mktemp("fast")) as stack:
         stack.echo_worker(f"tokens={TOKENS}&tokens_per_s={TOKENS}")
         made = Service(stack.settings())
         yield made
         made.close()
-        stack.stop()
 
 
 def told(events: list[Event]) -> list[Delta | End]:

@@ -11,9 +11,9 @@ from broker import channel, keys, leases, orders, quarantine, queues, registry
 from broker.events import Claim, Delta, Failed
 from broker.messages import GenerateRequest, SamplingParams
 from frontend.service import Service
+from tests.asking import answer, ask, say
 from tests.stack import Process, Stack, until
 from tests.workers.test_broken import claims
-from tests.workers.test_worker import answer, ask, say
 from workers.intake import Intake
 
 SLOW = "tokens_per_s=50&tokens=200"
@@ -54,7 +54,7 @@ def failure(service: Service, asked: GenerateRequest) -> Failed:
 def test_a_job_whose_worker_died_twice_is_set_aside_and_the_next_one_served(
     stack: Stack, service: Service, red_circle: bytes
 ) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     first = stack.echo_worker(SLOW)
     asked = service.submit("echo", say("look", sha256), SamplingParams(seed=5))
     kill_in(stack, first, 1, asked)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.messages import ChatMessage, ImagePart, Part, Role, TextPart
-from tests.workers.ready import VICUNA, split
+from broker.messages import ChatMessage, ImagePart, Part, TextPart
+from tests.workers.ready import VICUNA, say, split
 from workers.commands.prompt import read_messages
 from workers.prompt import as_text, write
 from workers.templates import TEMPLATES, Template
@@ -26,10 +26,6 @@ PICTURES = tuple(ImagePart(sha256=f"{n:064x}") for n in range(9))
 
 def rendered(template: Template, messages: tuple[ChatMessage, ...]) -> str:
     return as_text(write(messages, template.render))
-
-
-def say(role: Role, text: str, *pictures: ImagePart) -> ChatMessage:
-    return ChatMessage(role=role, content=(*pictures, TextPart(text=text)))
 
 
 def numbered(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:

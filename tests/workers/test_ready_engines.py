@@ -14,24 +14,18 @@ from broker.messages import (
     ChatMessage,
     GenerateRequest,
     ImagePart,
-    Role,
     SamplingParams,
-    TextPart,
 )
 from frontend.service import Service
 from tests.pictures import scene
 from tests.stack import Stack
 from tests.workers import families
-from tests.workers.ready import VICUNA, ready
+from tests.workers.ready import VICUNA, ready, say
 from tests.workers.reference import ids, load, run
 from tests.workers.test_families import BYTES, CHATS, FIRST, SECOND, Alone
 from workers.engines.local import LocalEngine
 from workers.scheduler import Scheduler
 from workers.sequence import Sequence
-
-
-def say(role: Role, text: str, *pictures: ImagePart) -> ChatMessage:
-    return ChatMessage(role=role, content=(*pictures, TextPart(text=text)))
 
 
 def request(*messages: ChatMessage, name: str = "r", **wish: Any) -> GenerateRequest:
@@ -174,7 +168,7 @@ def answered(service: Service, *messages: ChatMessage) -> tuple[str, End]:
 def test_a_prompt_has_the_ids_and_the_answer_of_role_messages(
     whose: str, demo: Path, service: Service
 ) -> None:
-    shown = ImagePart(sha256=service.store_image(TWO))
+    shown = ImagePart(sha256=service.pictures.add(TWO))
     prompt, roles = ready(TEXTS[whose], shown), say("user", QUESTION, shown)
     engine = load(demo)
     sequences = [engine.prepare(request(each), {shown.sha256: TWO}) for each in (prompt, roles)]
@@ -186,7 +180,7 @@ def test_a_prompt_has_the_ids_and_the_answer_of_role_messages(
 
 
 def test_a_worker_goes_on_with_a_conversation_of_prompts(service: Service) -> None:
-    shown = ImagePart(sha256=service.store_image(TWO))
+    shown = ImagePart(sha256=service.pictures.add(TWO))
     first, _ = answered(service, ready(TEXTS["LLaVA's"], shown))
     again = TEXTS["LLaVA's"] + f" {first}</s>USER: What colour is the circle? ASSISTANT:"
     assert "red" in answered(service, ready(again, shown))[0].lower()

@@ -9,13 +9,10 @@ import pytest
 from broker.errors import InvalidRequest
 from broker.messages import (
     ChatMessage,
-    ImagePart,
-    Role,
-    TextPart,
     VideoPart,
 )
 from tests.workers.checkpoints import byte_level_tokenizer, metaspace_tokenizer
-from tests.workers.ready import VICUNA, ready
+from tests.workers.ready import VICUNA, ready, say
 from tests.workers.reference import picture
 from tests.workers.test_templates import LLAMA
 from workers.prompt import PromptBuilder
@@ -29,10 +26,6 @@ LLAVA_HF = (
     "{% endfor %}ASSISTANT:"
 )
 ONE, ONE_DATA = picture(4, (60, 40))
-
-
-def say(role: Role, text: str, *pictures: ImagePart) -> ChatMessage:
-    return ChatMessage(role=role, content=(*pictures, TextPart(text=text)))
 
 
 def translated(builder: PromptBuilder, prompt: ChatMessage) -> tuple[ChatMessage, ...] | None:

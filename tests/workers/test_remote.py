@@ -14,10 +14,10 @@ from broker.errors import ErrorBody, NoLiveWorker
 from broker.events import Claim, Delta, End, Event, Failed, TokenLogprob
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.pictures import scene
 from tests.scripted import Answer, Exchange, Scripted, scripted
-from tests.stack import Process, Stack, embedded_valkey, until
-from tests.workers.test_worker import answer, ask, deltas, running, say
+from tests.stack import Process, Stack, own_stack, until
 
 SLOW = "tokens_per_s=50&tokens=100"
 SLOW_TEXT = " ".join(["word"] * 100)
@@ -32,10 +32,8 @@ def near(stack: Stack) -> Stack:
 @pytest.fixture
 def far(tmp_path: Path) -> Iterator[Stack]:
     """The cell that computes."""
-    with embedded_valkey(tmp_path) as url:
-        made = Stack(url, tmp_path)
+    with own_stack(tmp_path) as made:
         yield made
-        made.stop()
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def test_answers_come_from_the_upstream_with_its_usage(
 def test_pictures_and_probabilities_pass_through(near: Stack, far: Stack, service: Service) -> None:
     far.worker()
     remote_worker(near, far.api(), "--model-name", "shapes", "--upstream-model", "heliograph-demo")
-    picture = service.store_image(
+    picture = service.pictures.add(
         scene(("circle", "red", (60, 60)), ("square", "blue", (160, 160)))
     )
     greedy = SamplingParams(temperature=0.0)
@@ -103,7 +101,7 @@ def test_a_cancelled_request_ends_at_the_upstream(
     asked = ask(service, "word")
     deltas(service, asked, 3)
     until(lambda: running(far) == 1, "the upstream says that it works")
-    service.cancel(asked.id)
+    service.jobs.cancel(asked.id)
     text, end = answer(service, asked)
     assert end.finish_reason == "cancelled" and 3 <= len(text.split()) < 60
     until(lambda: running(far) == 0, "the upstream's slot is free")
@@ -205,13 +203,11 @@ def refuses(status: int, error: object, **headers: str) -> Answer:
 def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Scripted, Service]]:
     """A scripted upstream, and a cell whose only worker has it compute."""
     folder = tmp_path_factory.mktemp("asking")
-    with scripted({"/v1/models": models}) as server, embedded_valkey(folder) as url:
-        stack = Stack(url, folder)
+    with scripted({"/v1/models": models}) as server, own_stack(folder) as stack:
         remote_worker(stack, server.url, HELIOGRAPH_UPSTREAM_KEY="secret")
         made = Service(stack.settings())
         yield stack, server, made
         made.close()
-        stack.stop()
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from broker.errors import ConfigurationError
 from broker.messages import ChatMessage, SamplingParams, TextPart
 from frontend.service import Service
+from tests.asking import answer
 from tests.stack import Stack
 from tests.workers import checkpoints, originals
 from tests.workers.reference import load
-from tests.workers.test_worker import answer
 
 CONFIGURATION = """
 from pathlib import Path

@@ -86,11 +86,17 @@ def test_a_dropped_request_may_come_again_and_nothing_is_told_of_the_first() -> 
     assert (text(outputs), outputs[-1].finish_reason) == ("six seven", "stop")
 
 
-def test_a_running_request_is_cancelled_at_once() -> None:
+def one_runs_and_one_waits() -> Scheduler:
+    """A scheduler with the requests "first" and "second"."""
     engine = echo(slots=1)
     scheduler = Scheduler(engine)
     add(scheduler, engine, "first", "second")
     scheduler.step()
+    return scheduler
+
+
+def test_a_running_request_is_cancelled_at_once() -> None:
+    scheduler = one_runs_and_one_waits()
     assert scheduler.cancel("first")
     assert scheduler.running == 0
     outputs = scheduler.step()
@@ -99,10 +105,7 @@ def test_a_running_request_is_cancelled_at_once() -> None:
 
 
 def test_a_waiting_request_is_cancelled_at_once() -> None:
-    engine = echo(slots=1)
-    scheduler = Scheduler(engine)
-    add(scheduler, engine, "first", "second")
-    scheduler.step()
+    scheduler = one_runs_and_one_waits()
     assert scheduler.cancel("second")
     assert scheduler.waiting == 0
     assert [o.finish_reason for o in run(scheduler)["second"]] == ["cancelled"]

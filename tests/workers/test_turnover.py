@@ -12,12 +12,13 @@ from broker.connection import connect
 from broker.events import Claim, Failed
 from broker.messages import WorkerInfo
 from broker.patience import Patience
-from broker.queues import Submitter, intermediate_key, model_queue, queue_key
+from broker.queues import intermediate_key, model_queue, queue_key
+from broker.submission import Submitter
 from frontend.service import Service
+from tests.asking import answer, ask
+from tests.broker.jobs import make_request
 from tests.broker.test_overdue import let_time_pass
-from tests.broker.test_queues import make_request
 from tests.stack import Stack, until
-from tests.workers.test_worker import answer, ask
 from workers.intake import Intake
 from workers.turnover import JOBS, Turnover
 

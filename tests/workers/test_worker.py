@@ -16,27 +16,11 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from broker import channel, keys, registry
-from broker.events import Claim, Delta, End, Failed
-from broker.messages import ChatMessage, GenerateRequest, ImagePart, SamplingParams, TextPart
+from broker.events import Claim, End, Failed
+from broker.messages import SamplingParams
 from frontend.service import Service
+from tests.asking import answer, ask, deltas, running, say
 from tests.stack import Stack, embedded_valkey, real_redis, until
-
-
-def say(text: str, *images: str) -> list[ChatMessage]:
-    parts = [*(ImagePart(sha256=sha) for sha in images), TextPart(text=text)]
-    return [ChatMessage(role="user", content=tuple(parts))]
-
-
-def ask(service: Service, text: str, model: str = "echo", **params: object) -> GenerateRequest:
-    return service.submit(model, say(text), SamplingParams.model_validate(params))
-
-
-def answer(service: Service, request: GenerateRequest) -> tuple[str, End]:
-    """Text and last event of an answer; checks that ids only grow."""
-    events = [event for event in service.follow(request) if event is not None]
-    assert [event.id for event in events] == sorted({event.id for event in events})
-    assert isinstance(events[-1], End), events[-1]
-    return "".join(e.text for e in events if isinstance(e, Delta | End)), events[-1]
 
 
 @pytest.fixture
@@ -79,7 +63,7 @@ def test_max_tokens_and_stop_strings_end_an_answer(service: Service) -> None:
 
 
 def test_the_engine_sees_the_pictures_bytes(service: Service, red_circle: bytes) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     request = service.submit("echo", say("look", sha256), SamplingParams())
     assert sha256[:8] in answer(service, request)[0]
 
@@ -87,7 +71,7 @@ def test_the_engine_sees_the_pictures_bytes(service: Service, red_circle: bytes)
 def test_a_picture_that_vanished_fails_its_job_only(
     service: Service, echo_stack: Stack, red_circle: bytes
 ) -> None:
-    sha256 = service.store_image(red_circle)
+    sha256 = service.pictures.add(red_circle)
     echo_stack.redis.delete(keys.image(sha256))
     request = service.submit("echo", say("look", sha256), SamplingParams())
     events = [event for event in service.follow(request) if event]
@@ -160,26 +144,13 @@ def slow(stack: Stack) -> Iterator[Service]:
     made.close()
 
 
-def deltas(service: Service, request: GenerateRequest, count: int) -> None:
-    """Follow until `count` events with text have come."""
-    seen = 0
-    for event in service.follow(request):
-        seen += isinstance(event, Delta)
-        if seen >= count:
-            return
-
-
-def running(stack: Stack) -> int:
-    return sum(info.running for info in registry.workers(stack.redis))
-
-
 def test_a_cancelled_job_stops_within_one_step_and_frees_its_slot(
     stack: Stack, slow: Service
 ) -> None:
     request = ask(slow, "word")
     deltas(slow, request, 5)
     before = len(channel.read_log(stack.redis, request.id))
-    slow.cancel(request.id)
+    slow.jobs.cancel(request.id)
     _, end = answer(slow, request)
     assert end.finish_reason == "cancelled"
     # One step may be under way, and one may have been published since `before` was counted.
@@ -279,7 +250,7 @@ def test_real_redis_serves_as_well(
         service = Service(stack.settings())
         try:
             worker = stack.echo_worker(SLOW)
-            sha256 = service.store_image(red_circle)
+            sha256 = service.pictures.add(red_circle)
             look = service.submit("echo", say("look", sha256), SamplingParams(max_tokens=3))
             assert sha256[:8] in answer(service, look)[0]
             request = ask(service, "word")
@@ -289,7 +260,7 @@ def test_real_redis_serves_as_well(
             assert answer(service, request)[0] == " ".join(["word"] * 200)
             stopped = ask(service, "word")
             deltas(service, stopped, 3)
-            service.cancel(stopped.id)
+            service.jobs.cancel(stopped.id)
             assert answer(service, stopped)[1].finish_reason == "cancelled"
         finally:
             service.close()
