@@ -21,9 +21,8 @@ _SHOW = """() => {
 """Browsers give a camera over https or to this machine, to a frame if the page around allows it."""
 
 
-def camera_button(page: gr.Blocks) -> gr.Button:
+def camera_button(page: gr.Blocks) -> None:
     """Make the button, here in the layout; it is hidden where there cannot be a camera."""
     button = gr.Button("Camera", size="sm", min_width=72, elem_id="camera")
     button.click(None, None, None, js=_OPEN, **QUIET)
     page.load(None, None, None, js=_SHOW, **QUIET)
-    return button

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -193,3 +194,5 @@ def test_a_frame_has_the_camera_only_if_the_page_around_allows_it(
             expect(frame.locator("#limits")).to_contain_text("Up to 16 pictures")
             expect(frame.get_by_role("button", name="Camera")).to_be_visible(visible=bool(allow))
             page.close()
+    with urlopen(address) as reply:
+        assert reply.headers["Permissions-Policy"].split(", ")[0] == "camera=(self)"

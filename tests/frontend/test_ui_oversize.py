@@ -22,7 +22,7 @@ REFUSED = (
     "The image has {:,} bytes; at most 102,400 are accepted. Send a smaller or more compressed one."
 )
 
-# Drops or pastes files of these names and numbers of bytes; each begins as a PNG does.
+# Drops or pastes files of these names and numbers of bytes.
 _GIVE = """([target, type, files]) => {
   const transfer = new DataTransfer();
   for (const [name, bytes] of files)
