@@ -3,8 +3,9 @@
 A job gets at most one delta in each turn: what a faster engine says meanwhile is held and merged
 into the next one. First tokens and ends never wait. Turns are the same for all jobs, so that what
 was held goes out in one write, and longer the more jobs there are: each delta costs processor time
-all the way to its reader. A write that Redis did not answer is repeated until it is: appends are
-idempotent. Knows nothing of tensors.
+all the way to its reader. Within a turn the thread sleeps, unless something comes that may not
+wait: it would take Python's lock just when the engine prepares its next step. A write that Redis
+did not answer is repeated until it is: appends are idempotent. Knows nothing of tensors.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Publisher:
         self._on_cut = on_cut
         self._outage = outage
         self._items: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._is_idle = True
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self.tokens = 0
         """Tokens published since the start."""
@@ -91,10 +94,13 @@ class Publisher:
     def put(self, items: list[_Item]) -> None:
         """Hand over one step's outputs; never waits."""
         self._items.put(items)
+        if self._is_idle or any(_is_urgent(job, output) for job, output in items):
+            self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
         """Publish all that was handed over, then end the thread."""
         self._items.put(None)
+        self._wake.set()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -128,18 +134,22 @@ class Publisher:
         return max(self._min_turn_s, min(MAX_TURN_S, jobs * TURN_S_PER_JOB))
 
     def _take(self, held: _Held, turn_ends_s: float) -> bool:
-        """Move what is queued to `held`, waiting for some; with some held, to the turn's end only.
+        """Wait for what may not wait or for the turn's end, then for anything; move it to `held`.
 
         Returns:
             False when nothing comes any more.
         """
-        wait_s = max(0.0, turn_ends_s - time.monotonic()) if held else None
+        self._wake.wait(max(0.0, turn_ends_s - time.monotonic()))
+        if not held and not self._wake.is_set():
+            self._is_idle = True
+            if self._items.empty():
+                self._wake.wait()
+            self._is_idle = False
+        self._wake.clear()
         try:
-            items = self._items.get(timeout=wait_s)
-            while items is not None:
+            while (items := self._items.get_nowait()) is not None:
                 for job, output in items:
                     held.setdefault(job, []).append(output)
-                items = self._items.get_nowait()
         except queue.Empty:
             return True
         return False
@@ -174,6 +184,10 @@ class Publisher:
         for job_id in fenced:
             self._on_fenced(jobs[job_id])
         return fenced | lost
+
+
+def _is_urgent(job: RunningJob, output: Output) -> bool:
+    return job.first_token_s is None or _is_last(output)
 
 
 def _is_last(output: Output) -> bool:

@@ -176,7 +176,8 @@ class Client(Heard):
         """Close the connection and do not come back."""
         self.is_done = True
         assert self._connection is not None
-        self._connection.socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # the thread may have seen it, and have closed the connection
+            self._connection.socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     def vanish(self) -> None:
