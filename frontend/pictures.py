@@ -29,6 +29,14 @@ def kind_of(data: bytes) -> str:
     return next((kind for magic, kind in _MAGIC if data.startswith(magic)), "image/webp")
 
 
+def too_large(size: str, max_bytes: int) -> str:
+    """Say that a picture of so many bytes, as they are to be written, is over the limit."""
+    return (
+        f"The image has {size} bytes; at most {max_bytes:,} are accepted. "
+        "Send a smaller or more compressed one."
+    )
+
+
 def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = None) -> None:
     """Accept the bytes of one picture or say what is wrong with them.
 
@@ -37,11 +45,7 @@ def check(data: bytes, *, max_bytes: int, max_pixels: int, param: str | None = N
         InvalidImage: not a JPEG, PNG, WebP or GIF, or damaged.
     """
     if len(data) > max_bytes:
-        raise RequestTooLarge(
-            f"The image has {len(data):,} bytes; at most {max_bytes:,} are accepted. "
-            "Send a smaller or more compressed one.",
-            param=param,
-        )
+        raise RequestTooLarge(too_large(f"{len(data):,}", max_bytes), param=param)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(*picture.size, max_pixels=max_pixels, param=param)

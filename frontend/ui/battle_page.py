@@ -12,8 +12,10 @@ from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_live import BattleLive, Seen
 from frontend.ui.battle_shown import VOTES
 from frontend.ui.battles_panel import BattlesPanel
+from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
 from frontend.ui.markup import LATEX_DELIMITERS
+from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
 
 REFRESH_S = 5.0
@@ -58,7 +60,7 @@ class BattlePage:
         with gr.Row(elem_id="sides"):
             sides = [self._build_side(name) for name in SIDES]
         self.names, self.chats, self.lines = (list(parts) for parts in zip(*sides, strict=True))
-        self._build_inputs(settings)
+        self._build_inputs(page, settings)
         self.battles = BattlesPanel()
         self.board = gr.HTML(elem_id="board", padding=False)
         self._connect(page, handlers)
@@ -81,7 +83,7 @@ class BattlePage:
             line = gr.HTML(elem_id=f"{name}-line", padding=False)
         return heading, chat, line
 
-    def _build_inputs(self, settings: Settings) -> None:
+    def _build_inputs(self, page: gr.Blocks, settings: Settings) -> None:
         self.line = gr.HTML(elem_id="line", padding=False)
         with gr.Row(elem_id="votes"):
             self.votes = [
@@ -105,6 +107,7 @@ class BattlePage:
                 gr.Button(name, size="sm", min_width=72, interactive=False)
                 for name in ("Regenerate", "New round")
             )
+            camera_button(page)
         self.pictures = gr.File(
             label=f"Images, up to {settings.max_image_bytes / 2**20:.0f} MB each",
             file_count="multiple",
@@ -113,6 +116,7 @@ class BattlePage:
             height=120,
             elem_id="pictures",
         )
+        oversize_line(page, [self.send.click, self.message.submit], settings)
         with gr.Accordion("Parameters", open=False, elem_id="parameters"):
             self.parameters = sampling_sliders(0.7, 1.0, 1024)
 

@@ -64,6 +64,7 @@ class FleetPage:
                     y_title=" ",
                     color_title=" ",
                     y_lim=[0, None],
+                    y_axis_format="~g",
                     height=240,
                     min_width=300,
                 )

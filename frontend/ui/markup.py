@@ -28,8 +28,8 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
 
 # What Markdown or KaTeX escape themselves: fenced code (open to the end while it streams), code
 # spans, formulas. Outside of these, a `<` that could open a tag is escaped. Single dollars mean a
-# formula if they touch it, no digit or letter touches them outside, and it is one word or has a
-# sign of mathematics: "$5 and $6" is money.
+# formula if they touch it, no digit or Latin letter touches them outside (Chinese has no blanks
+# there), and it is one word or has a sign of mathematics: "$5 and $6" is money.
 _TAG_OR_LITERAL = re.compile(
     r"""
       (?P<literal>
@@ -37,10 +37,10 @@ _TAG_OR_LITERAL = re.compile(
         | (?P<ticks>`+) (?!`) .+? (?<!`) (?P=ticks) (?!`)
         | \$\$ .+? \$\$ | \\\( .+? \\\) | \\\[ .+? \\\]
       )
-    | (?<! [\w\\$] ) \$ (?P<formula>
-          [^\s$]+
-        | (?! \s ) (?= [^$\n]* [\\^_={}+*|<>] ) [^$\n]+ (?<! \s )
-      ) (?<! \\ ) \$ (?! [\w$] )
+    | (?<! [A-Za-z0-9\\$] ) \$ (?P<formula>
+          (?: \\\$ | [^\s$] )+
+        | (?! \s ) (?= [^$\n]* [\\^_={}+*|<>] ) (?: \\\$ | [^$\n] )+ (?<! \s )
+      ) (?<! \\ ) \$ (?! [A-Za-z0-9$] )
     | (?: < | &lt; ) (?= [A-Za-z/!?] )
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,

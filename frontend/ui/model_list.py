@@ -23,23 +23,25 @@ class ModelList:
         self._kept: list[str] = []
 
     def refresh(self, chosen: str | None, known: list[str], request: gr.Request) -> Outputs:
-        """Bring the list of models up to date. Gives dropdown, notice and the list.
+        """Bring the list of models up to date. Gives dropdown, notice, the list and who is ready.
 
         What is chosen stays chosen, even when its workers are gone; at first that is the chat's,
         else `?model=` of the address.
         """
         try:
-            live = [model.name for model in self._service.fleet.models()]
+            models = self._service.fleet.models()
+            live = [model.name for model in models]
             listed = self._listed(live)
             wanted = chosen or self._model_of(request)
         except HeliographError as failure:
-            return gr.skip(), wording.error(failure.body), gr.skip()
+            return gr.skip(), wording.error(failure.body), gr.skip(), gr.skip()
+        ready = " ".join(model.name for model in models if model.ready)
         notice = wording.missing(wanted, live)
         if listed == known and chosen:
-            return gr.skip(), notice, gr.skip()
+            return gr.skip(), notice, gr.skip(), ready
         value = wanted if wanted in listed or chosen else next(iter(listed), None)
         choices = sorted({*listed, value}, key=place) if value else []
-        return gr.update(choices=choices, value=value), notice, listed
+        return gr.update(choices=choices, value=value), notice, listed, ready
 
     def _listed(self, live: list[str]) -> list[str]:
         """What is served, or was when somebody first came while something was."""

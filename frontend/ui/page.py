@@ -14,12 +14,14 @@ from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_page import BattlePage
+from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.message_box import COMPLETE, FILES, message_box
+from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
 from frontend.ui.shown import Outputs
 from frontend.ui.terms import Terms, TermsPanel
@@ -67,8 +69,8 @@ class Page:
     ) -> None:
         self.known: gr.State = gr.State([])
         # Kept by the browser, so that any process goes on with the chat.
-        self.bookmark, self.resume = (
-            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
+        self.bookmark, self.resume, self.ready = (
+            gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(3)
         )
         gr.HTML(
             "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
@@ -82,7 +84,7 @@ class Page:
                 self._build_side()
                 self.chats = ChatsPanel()
             with gr.Column(scale=7, min_width=300, elem_id="main"):
-                self._build_chat()
+                self._build_chat(demo, settings)
         self._connect(demo, handlers, history, settings)
 
     def _build_side(self) -> None:
@@ -118,7 +120,7 @@ class Page:
                 gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
             ]
 
-    def _build_chat(self) -> None:
+    def _build_chat(self, demo: gr.Blocks, settings: Settings) -> None:
         self.chat = gr.Chatbot(
             label="Chat",
             show_label=False,
@@ -137,7 +139,10 @@ class Page:
             self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
             self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
         self.files = gr.Textbox("", visible="hidden", show_label=False, container=False)
-        self.limits = gr.HTML(elem_id="limits", padding=False)
+        with gr.Row(elem_id="attach"):
+            self.limits = gr.HTML(elem_id="limits", padding=False)
+            camera_button(demo)
+        oversize_line(demo, [self.send.click, self.message.submit], settings)
         with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
                 gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
@@ -193,9 +198,9 @@ class Page:
         self.chats.connect(history, self.bookmark, self.line, shown)
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.message.change(None, [self.message], [self.files], js=FILES, **QUIET)
-        for change in (self.files.change, self.model.change, self.bookmark.change):
-            change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
-        models = [self.model, self.notice, self.known]
+        for part in (self.files, self.model, self.bookmark, self.ready):
+            part.change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
+        models = [self.model, self.notice, self.known, self.ready]
 
         def tick(
             model: str | None, known: list[str], bookmark: str | None, request: gr.Request

@@ -38,6 +38,7 @@ POLICY: Final = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
+FEATURES: Final = "camera=(self), microphone=(), geolocation=(), display-capture=()"
 _OWNED: Final = ("/", "/battle")
 """Pages that show what belongs to a browser."""
 
@@ -62,6 +63,7 @@ class ContentPolicy:
                 framers = f"'self' {self._framers}" if scope["path"] == "/" else "'self'"
                 policy = f"{POLICY}; frame-ancestors {framers.strip()}"
                 headers.setdefault("Content-Security-Policy", policy)
+                headers.setdefault("Permissions-Policy", FEATURES)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "same-origin")
             await send(message)

@@ -14,7 +14,20 @@ from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.stack import Stack
 
 ROOT = Path(__file__).parents[2]
-SCREENSHOT = ROOT / "docs" / "images" / "chat.png"
+IMAGES = ROOT / "docs" / "images"
+
+
+def picture_of_a_phone(chat: ChatPage) -> None:
+    """Keep how the chat looks on a phone in the dark."""
+    wide = chat.page.viewport_size
+    assert wide is not None
+    chat.page.emulate_media(color_scheme="dark")
+    chat.page.set_viewport_size({"width": 360, "height": 740})
+    expect(chat.page.locator("body")).to_have_class(re.compile("dark"))
+    chat.answers.last.scroll_into_view_if_needed()
+    chat.page.screenshot(path=IMAGES / "phone.png", animations="disabled")
+    chat.page.emulate_media(color_scheme="light")
+    chat.page.set_viewport_size(wide)
 
 
 def test_a_person_asks_about_scenes_and_gets_the_right_answers(demo_stack: Stack) -> None:
@@ -30,13 +43,13 @@ def test_a_person_asks_about_scenes_and_gets_the_right_answers(demo_stack: Stack
         events = channel.read_log(demo_stack.redis, newest(demo_stack).id)
         assert len([each for each in events if isinstance(each, Delta | End)]) > 1, "one piece"
 
+        picture_of_a_phone(chat)
         chat.ask("How many shapes are there?")
         expect(chat.answers).to_have_count(2, timeout=60_000)
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
         expect(chat.answers.last).to_contain_text("four")
         expect(chat.line).to_contain_text("The model got")
-        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        chat.page.screenshot(path=SCREENSHOT, animations="disabled")
+        chat.page.screenshot(path=IMAGES / "chat.png", animations="disabled")
 
         chat.upload(ROOT / "frontend" / "ui" / "examples" / "five-shapes.png")
         chat.ask("How many shapes are there?")
@@ -91,3 +104,14 @@ def test_it_tells_two_pictures_of_one_message_apart_and_what_it_got_of_them(
         chat.page.get_by_text("The model got").click()
         expect(chat.page.get_by_text("picture 5:")).to_be_visible()
         chat.close()
+
+
+def test_the_fleet_page_shows_what_the_worker_did(demo_stack: Stack) -> None:
+    with chromium() as browser:
+        fleet = ChatPage(browser, demo_stack.ui(), height=700)
+        fleet.page.goto(f"{fleet.address}/fleet")
+        models = fleet.page.get_by_role("region", name="Models")
+        expect(models).to_contain_text("heliograph-demo", timeout=20_000)
+        expect(fleet.page.locator("#charts canvas, #charts svg")).to_have_count(3)
+        fleet.page.screenshot(path=IMAGES / "fleet.png", animations="disabled")
+        fleet.close()

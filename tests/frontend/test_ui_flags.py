@@ -175,11 +175,12 @@ def test_a_list_that_is_kept_begins_with_the_first_model(
 
 
 @contextmanager
-def framing(folder: Path, address: str) -> Iterator[str]:
-    """A site, which is not the page's, that shows the page in a frame."""
+def framing(folder: Path, address: str, allow: str = "") -> Iterator[str]:
+    """A site, which is not the page's, that shows the page in a frame and allows it features."""
     site = folder / "site"
     site.mkdir(exist_ok=True)
-    (site / "index.html").write_text(f'<iframe src="{address}/" width=900 height=900></iframe>')
+    frame = f'<iframe src="{address}/" allow="{allow}" width=900 height=900></iframe>'
+    (site / "index.html").write_text(frame)
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
+from broker import keys, registry
 from tests.asking import newest
 from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.frontend.test_ui_chats import chat_id
 from tests.stack import Stack, until
+from tests.workers import checkpoints
 
 LIMITS = {"HELIOGRAPH_MAX_IMAGES": "3", "HELIOGRAPH_MAX_IMAGE_BYTES": str(100 * 1024)}
 MAY_SEND = "pictures in this chat, each up to 100 KB and 25 million pixels: JPEG, PNG, WEBP, GIF"
@@ -234,22 +237,20 @@ def test_too_many_pictures_are_refused_and_nothing_is_lost(
     chat.close()
 
 
-def test_too_large_or_no_picture_is_refused_by_name(
+def test_too_many_pixels_or_no_picture_is_refused_by_name(
     browser: BrowserContext, narrow: str, tmp_path: Path
 ) -> None:
     (good,) = painted(tmp_path, "orange")
-    large = tmp_path / "large.png"
-    Image.effect_noise((400, 400), 100).save(large)
-    size = large.stat().st_size
-    assert size > 100 * 1024
+    wide = tmp_path / "wide.png"
+    Image.new("1", (6000, 5000)).save(wide)
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     chat = ChatPage(browser, narrow).open(model="echo")
-    chat.upload(good, large, text)
+    chat.upload(good, wide, text)
     alert = chat.limits.get_by_role("alert")
     expect(alert).to_have_text(
-        f"large.png: The image has {size:,} bytes; at most 102,400 are accepted. "
-        "Send a smaller or more compressed one."
+        "wide.png: The image has 6000 x 5000 pixels; at most 25,000,000 in all and 16,384 a side "
+        "are accepted. Scale it down."
     )
     chat.remove(2)
     expect(alert).to_have_text(
@@ -280,6 +281,24 @@ def test_a_model_without_eyes_says_so_as_soon_as_it_is_chosen(
     expect(chat.limits).to_contain_text("Up to 16 pictures")
     chat.message.press("Enter")
     expect(chat.answers).to_have_text(f"{words(*paths)} What is it?")
+
+
+def test_what_may_be_sent_is_told_when_a_model_has_loaded(
+    browser: BrowserContext, stack: Stack, tmp_path: Path
+) -> None:
+    path = checkpoints.save_text_model(tmp_path / "llama", "llama")
+    worker = stack.worker("--model-path", str(path), "--model-name", "reader", wait=False)
+    (loading,) = until(lambda: registry.workers(stack.redis), "the worker loads")
+    worker.signal(signal.SIGSTOP)
+    assert loading.state == "loading"
+    stack.redis.persist(keys.worker(loading.id))  # until it goes on
+    chat = ChatPage(browser, stack.ui()).open(model="reader")
+    expect(chat.limits).to_contain_text("Up to 16 pictures")
+    worker.signal(signal.SIGCONT)
+    expect(chat.limits).to_have_text(
+        "reader reads text only: it takes no pictures.", timeout=90_000
+    )
+    chat.close()
 
 
 def test_a_phone_shows_box_and_send_without_scrolling(

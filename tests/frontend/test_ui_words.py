@@ -156,6 +156,10 @@ def test_html_becomes_visible_text_outside_of_code_and_formulas(text: str, shown
         ("($n$-th, $2n$)", r"(\(n\)-th, \(2n\))"),
         ("$a < b$", r"\(a < b\)"),
         ("für $x$。", r"für \(x\)。"),
+        ("公式$x$和$y_1$、价格$5和$6", r"公式\(x\)和\(y_1\)、价格$5和$6"),
+        ("_with $y$_", r"_with \(y\)_"),
+        (r"$p = \$5$, $\$6$", r"\(p = \$5\), \(\$6\)"),
+        ("costs $5, so $x=5$", r"costs $5, so \(x=5\)"),
     ],
 )
 def test_single_dollars_around_a_formula_make_it_one(text: str, shown: str) -> None:
@@ -173,6 +177,8 @@ def test_single_dollars_around_a_formula_make_it_one(text: str, shown: str) -> N
         "a $ sign, $ 5 $",
         "$HOME and $PATH",
         r"\$x\$",
+        r"\$5 and \$6",
+        "价格$5和$6、约$7到$8",
         "$x = 1",
         "`$x$`",
         "```\n$x$\n```",
