@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 def close(
     client: redis.Redis, intake: Intake, worker_id: str, worker_key: str, ended: Sequence[Ended]
 ) -> None:
-    """Close RQ's records of jobs that have ended, and log the chats."""
+    """Close RQ's records of jobs that have ended, and log the chats, in one round trip."""
     pipe = client.pipeline(transaction=False)
     for end in ended:
+        intake.close(end.job.job, end.job.execution, pipe)
         feedback.log_chat(
             pipe,
             end.job.request,
@@ -37,7 +38,6 @@ def close(
         )
     pipe.hincrby(worker_key, "successful_job_count", len(ended))
     try:
-        intake.close([(end.job.job, end.job.execution) for end in ended])
         pipe.execute()
     except RedisError as error:
         name = type(error).__name__  # its text may quote an answer

@@ -88,7 +88,7 @@ class Intake:
         for job, (execution, index) in zip(found, executions, strict=True):
             claimed = self._read_claim(job.id, replies[index])
             if claimed is None or claimed.ended:
-                self.close([(job, execution)])
+                self.close(job, execution)
             else:
                 waited_s = ages.read(replies[index + 1])
                 started.append(_running(job, execution, claimed, waited_s))
@@ -129,13 +129,13 @@ class Intake:
         if held:
             leases.renew(pipe, self._queue.name, held, LEASE_S)
 
-    def close(self, jobs: Sequence[tuple[Job, Execution]]) -> None:
-        """RQ's success path for a result TTL of 0, for many jobs in one round trip."""
-        pipe = self._client.pipeline(transaction=False)
-        for job, execution in jobs:
-            execution.delete(job, pipe)
-            pipe.delete(job.key, job.execution_registry.key)
-        pipe.execute()
+    def close(self, job: Job, execution: Execution, pipe: Pipeline | None = None) -> None:
+        """Take RQ's success path for a result TTL of 0, or queue it on a pipe of others."""
+        queued = self._client.pipeline(transaction=False) if pipe is None else pipe
+        execution.delete(job, queued)
+        queued.delete(job.key, job.execution_registry.key)
+        if pipe is None:
+            queued.execute()
 
     def hand_over(self, jobs: Sequence[RunningJob]) -> None:
         """Put unfinished jobs back to the front of the queue, in their order, for other workers."""

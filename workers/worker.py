@@ -316,7 +316,7 @@ class BatchWorker(BaseWorker):
         self._runner.drop(job)
         self._leave_alone(job)
         try:
-            self._intake.close([(job.job, job.execution)])
+            self._intake.close(job.job, job.execution)
         except RedisError as error:
             log.warning("the lease of job %s runs out by itself: %s", job.id, error)
 
