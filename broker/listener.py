@@ -108,10 +108,11 @@ class Listener:
     def inbox(self, job_id: str) -> Iterator[Inbox]:
         """Hear a job's channel; the inbox is given when Redis has confirmed that, or is away."""
         channel = keys.live(job_id)
-        inbox = self._expected.pop(channel, None) or Inbox()
-        confirmed = None if inbox.is_whole else self._join(channel, inbox)
+        expected = self._expected.pop(channel, None)
+        inbox = expected or Inbox()
+        confirmed = None if expected else self._join(channel, inbox)
         try:
-            if confirmed:
+            if confirmed is not None:
                 # Not confirmed in time means Redis is away; the replay then finds out and says so.
                 confirmed.wait(1.0)
             yield inbox

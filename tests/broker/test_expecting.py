@@ -104,3 +104,15 @@ def test_a_job_that_was_just_left_is_heard_again(
         channel.append(client, [(job_id, Delta(EventId(attempt, n), "a", (1,)))])
         assert next(event for event in live if event).id == EventId(attempt, n)
         live.close()
+
+
+def test_a_job_that_could_not_be_heard_in_time_is_read_and_left_like_any_other(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    job_id, other = make_job(client), make_job(client)
+    client.client_pause(1200)  # the subscription is not confirmed within the second that it has
+    subscriber.expect(job_id)
+    told = answer(client, job_id)
+    assert read(subscriber, job_id) == told
+    subscriber.expect(other)
+    assert not hears(client, job_id)
