@@ -7,18 +7,19 @@ reader of its own. What lines say, and what else is shown, is for others to know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from broker.chats import Store
 from broker.conversation import Chat, Kept
-from broker.errors import ErrorBody
+from broker.errors import ErrorBody, HeliographError
 from broker.messages import GenerateRequest
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer
 from frontend.ui.answer import Update
+from frontend.ui.conversation import Bookmark
 from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
 from frontend.ui.shown import Outputs, body_of, unchanged
@@ -68,7 +69,7 @@ class Answering:
         line: Callable[[Update], str],
         failed: Callable[[ErrorBody, str], str],
     ) -> Iterator[Outputs]:
-        """Show a chat's last answer grow, from where the seat has it. Yields chat and line.
+        """Show a chat's last answer grow, from where the seat has it. Yields chat, line, bookmark.
 
         Gradio closes this generator when the tab is gone; then it reads the job no more.
 
@@ -83,7 +84,7 @@ class Answering:
         last = self.readers.show(seat, chat.last)
         if last is None:
             # Gradio empties the outputs of a generator that yields nothing.
-            yield unchanged(2)
+            yield unchanged(3)
             return
         try:
             job = self._service.jobs.read(last.job).request
@@ -91,13 +92,29 @@ class Answering:
                 last = update.added_to(last)
                 if update.error:
                     fail(self._service.jobs, store, record, last.job, update.error)
-                    yield render(chat.with_last(last)), failed(update.error, last.job)
+                    told = failed(update.error, last.job)
                 else:
-                    yield render(chat.with_last(last)), line(update)
+                    told = line(update)
+                yield render(chat.with_last(last)), told, gr.skip()
         except Exception as failure:
             error = body_of(failure, last.job)
             last = last.fail(error)
             fail(self._service.jobs, store, record, last.job, error)
-            yield gr.skip(), failed(error, last.job)
+            yield gr.skip(), failed(error, last.job), gr.skip()
         finally:
             self.readers.end(seat, has_ended=last.has_ended)
+        yield *unchanged(2), _bookmark(store, record)
+
+
+def _bookmark(store: Store[K], shown: K) -> Any:
+    """The bookmark of a tab that shows a record with its answers; skipped if others went on."""
+    try:
+        now = store.read(shown.owner, shown.id)
+    except HeliographError:
+        return gr.skip()
+    return str(Bookmark.of(now)) if _jobs(now) == _jobs(shown) else gr.skip()
+
+
+def _jobs(record: Kept) -> list[str]:
+    """The jobs of a record's last answers."""
+    return [chat.last.job if chat.last else "" for chat in record.conversations]

@@ -202,19 +202,19 @@ class BattleHandlers:
             return self._send(now, side, request)
 
     def stream(self, side: Side) -> Callable[[str | None, gr.Request], Iterator[Outputs]]:
-        """Make the event that shows a side's answer grow, from where it is. Gives chat and line."""
+        """Make the event that shows a side's answer grow. Gives chat, line and bookmark."""
 
         def show(bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
             seat = _seat(request, side)
             try:
                 battle = self._read(bookmark, request)
             except HeliographError as failure:
-                yield gr.skip(), line_of(failure)
+                yield gr.skip(), line_of(failure), gr.skip()
                 return
             if battle is None:
                 self._readers.end(seat)
                 # Gradio empties the outputs of a generator that yields nothing.
-                yield unchanged(2)
+                yield unchanged(3)
                 return
             yield from self._answering.show(
                 seat,
@@ -228,20 +228,20 @@ class BattleHandlers:
         return show
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Tell what may be done now. Gives the page's line, the bookmark and the buttons."""
+        """Tell what may be done now. Gives the page's line and the buttons."""
         try:
             battle = self._read(bookmark, request)
         except HeliographError:
-            return (*unchanged(2), *buttons("failed"))
+            return (gr.skip(), *buttons("failed"))
         if battle is None:
-            return unchanged(2 + BUTTONS)
+            return unchanged(1 + BUTTONS)
         # What nobody shows here any more may be taken up again.
         is_left = any(
             battle.chat(side).under_way and _seat(request, side) not in self._readers
             for side in SIDES
         )
         phase = "failed" if is_left else phase_of(battle)
-        return (line_of_phase(battle) or gr.skip(), str(Bookmark.of(battle)), *buttons(phase))
+        return (line_of_phase(battle) or gr.skip(), *buttons(phase))
 
     def stop(self, bookmark: str | None, request: gr.Request) -> None:
         """Cancel both answers, whoever reads them; they end with what has been said."""

@@ -144,13 +144,13 @@ class BattlePage:
                 event.then(
                     handlers.stream(name),
                     [self.bookmark],
-                    [chat, line],
+                    [chat, line, self.bookmark],
                     concurrency_id="streams",
                     **QUIET,
                 ).then(
                     handlers.settle,
                     [self.bookmark],
-                    [self.line, self.bookmark, *buttons],
+                    [self.line, *buttons],
                     concurrency_id="settle",
                     concurrency_limit=1,  # in turn: the side that ends last has the last word
                     **QUIET,

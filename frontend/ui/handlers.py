@@ -213,11 +213,11 @@ class Handlers:
         return sent, wording.note("sent")
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
-        """Show the answer grow, from where it is. Gives chat and line."""
+        """Show the answer grow, from where it is. Gives chat, line and bookmark."""
         try:
             chat = self._read(bookmark, request)
         except HeliographError as failure:
-            yield gr.skip(), line_of(failure)
+            yield gr.skip(), line_of(failure), gr.skip()
             return
 
         def line(update: Update) -> str:
@@ -228,16 +228,16 @@ class Handlers:
         yield from self._answering.show(seat, chats, chat, chat, line, wording.error)
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Set the buttons to what may be done now. Gives bookmark and buttons."""
+        """Set the buttons to what may be done now. Gives the buttons."""
         try:
             chat = self._read(bookmark, request)
         except HeliographError:
-            return (gr.skip(), *buttons("failed"))
+            return buttons("failed")
         if not chat.version:  # nothing was asked, and meanwhile something may have been
-            return unchanged(1 + BUTTONS)
+            return unchanged(BUTTONS)
         # What nobody shows here any more may be taken up again.
         is_left = chat.under_way and (request.session_hash or "") not in self._readers
-        return (str(Bookmark.of(chat)), *buttons("failed" if is_left else phase(chat)))
+        return buttons("failed" if is_left else phase(chat))
 
     def stop(self, bookmark: str | None, request: gr.Request) -> None:
         """Cancel the answer under way, whoever reads it; it ends with what has been said."""

@@ -23,7 +23,8 @@ from tests.stack import Process, Stack
 from tests.workers.test_broken import claims
 from tests.workers.test_quarantine import failure
 
-SLOW = f"tokens_per_s=25&tokens={TOKENS}"
+SLOW = f"tokens_per_s=10&tokens={TOKENS}"
+"""So slow that no answer ends while the worker that is to take over starts."""
 PICTURE_SIDE = 4900
 """Takes 72 MB when it is decoded."""
 

@@ -27,15 +27,35 @@ _WATCH = """() => {
 }"""
 
 
-# Browsers let timers of tabs in the background rest; such a tab hears of nothing.
-_REST = "for (let timer = setInterval(() => {}); timer > 0; timer--) clearInterval(timer)"
+# Browsers let what tabs in the background do again and again rest; such a tab hears of nothing.
+# What it has asked for before is told first.
+_TIMERS = """
+window.timers = [];
+const repeat = window.setInterval;
+window.setInterval = (...wanted) => {
+  const timer = repeat(...wanted);
+  window.timers.push(timer);
+  return timer;
+};
+"""
+_REST = """async () => {
+  window.timers.forEach((timer) => clearInterval(timer));
+  const ended = () => window.received.join("").split('"msg":"process_completed"').length - 1;
+  for (let end = performance.now() + 15000; ended() < window.asked; ) {
+    if (performance.now() > end) throw Error(`${ended()} of ${window.asked} events have ended`);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}"""
 
 
-# Every reply of the server, in `window.received`; streams piece by piece.
+# Every reply of the server, in `window.received`; streams piece by piece. And how many events were
+# asked for.
 _LISTEN = """
 window.received = [];
+window.asked = 0;
 const ask = window.fetch;
 window.fetch = async (...request) => {
+  window.asked += String(request[0].url ?? request[0]).includes('/queue/join');
   const reply = await ask(...request);
   const copy = reply.clone();
   (async () => {
@@ -78,6 +98,7 @@ class ChatPage:
     ) -> None:
         self.page: Page = browser.new_page()
         self.page.set_viewport_size({"width": width, "height": height})
+        self.page.add_init_script(_TIMERS)
         self.address = address
         self.errors: list[str] = []
         self.foreign: list[str] = []
@@ -115,7 +136,7 @@ class ChatPage:
         self.errors.clear()  # Gradio logs the connections that a reload breaks off
 
     def rest(self) -> None:
-        """Be a tab in the background from now on."""
+        """Be a tab in the background from now on; it must listen."""
         self.page.evaluate(_REST)
 
     def listen(self) -> None:

@@ -145,7 +145,9 @@ def test_a_second_tab_on_a_second_process_may_stop_both_and_of_two_votes_one_cou
 
     tab.rest()
     second.ask("and on")
-    second.wait_for_words()
+    for side in SIDES:
+        expect(second.questions_of(side)).to_have_text([QUESTION, "and on"])
+    second.expect_enabled("Stop")
     tab.ask("what the first tab does not know of")
     expect(tab.line).to_contain_text("This battle was changed in another tab.")
     expect(tab.message).to_have_value("what the first tab does not know of")

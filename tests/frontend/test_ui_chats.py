@@ -97,6 +97,7 @@ def test_an_idle_tab_follows_what_another_one_asks(
 def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     chat: ChatPage, browser: BrowserContext, other_address: str, echo_stack: Stack
 ) -> None:
+    chat.listen()
     opened = begin(chat)
     second = ChatPage(browser, other_address)
     second.come_back(opened)
