@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,20 @@ settings.load_profile("any machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-runs", type=int, default=2, help="runs of each fault in tests/chaos")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell what the processes of a test that failed have said, and what waits in their Redis."""
+    report = yield
+    if report.when == "call" and report.failed:
+        given = getattr(item, "funcargs", {}).values()
+        for stack in dict.fromkeys(each for each in given if isinstance(each, Stack)):
+            report.sections += [(each.log.name, each.output[-2000:]) for each in stack.processes]
+            report.sections.append(("Redis", stack.waiting()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
+from redis.exceptions import RedisError
 
 from broker import registry
 from broker.connection import connect
@@ -133,6 +135,20 @@ class Stack:
             if info.pid == process.pid and info.state == "ready":
                 return info
         return None
+
+    def waiting(self) -> str:
+        """Workers, the length of each queue, and how many jobs are in each state."""
+        try:
+            workers = [
+                f"{each.id} {each.state} {each.running}" for each in registry.workers(self.redis)
+            ]
+            raw: Any = self.redis.scan_iter(match="rq:queue:*", count=1000, _type="list")
+            queues = {name.decode(): self.redis.llen(name) for name in raw}
+            raw = self.redis.scan_iter(match="helio:job:*", count=1000, _type="hash")
+            states = Counter(str(self.redis.hget(name, "state")) for name in raw)
+        except RedisError as error:
+            return repr(error)
+        return f"workers {workers}\nqueues {queues}\njobs {dict(states)}"
 
     def api(self, *flags: str, **env: str) -> str:
         """Start the API and return its address, e.g. http://127.0.0.1:4711."""
