@@ -97,7 +97,7 @@ def most_memory(process: psutil.Process) -> Iterator[list[int]]:
 
 def test_many_streams_at_once(stack: Stack, runs: int, report: Callable[[str], None]) -> None:
     """The first round is what the others are held against: by then all is loaded and in use."""
-    streams, seconds, rounds = (200, 8, 1) if runs <= 2 else (1000, 60, 10)
+    streams, seconds, rounds = (200, 5, 1) if runs <= 2 else (1000, 60, 10)
     wanted = crowd.Wanted(streams, seconds * SPEED, SPEED)
     worker, address = serve(stack, wanted)
     crowd.read(address, wanted)
@@ -119,7 +119,7 @@ def test_many_streams_at_once(stack: Stack, runs: int, report: Callable[[str], N
 def test_a_tenth_of_many_read_slowly(
     stack: Stack, runs: int, report: Callable[[str], None]
 ) -> None:
-    streams, seconds = (200, 15) if runs <= 2 else (1000, 90)
+    streams, seconds = (200, 10) if runs <= 2 else (1000, 90)
     wanted = crowd.Wanted(streams, seconds * SPEED, SPEED, slow=streams // 10)
     _, address = serve(stack, wanted)
     crowd.read(address, crowd.Wanted(10, SPEED, SPEED))

@@ -24,10 +24,15 @@ from workers.prompt import PromptBuilder
 from workers.templates import TEMPLATES
 
 MODEL = Path(__file__).parents[2] / "workers/demo/model"
-COPIES = 100_000
 FAMILIES = ["<image>", "<|image_pad|>", "<|vision_start|>", "<|eot_id|>", "</s>", "[INST]", "###"]
 
 pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture
+def copies(runs: int) -> int:
+    """How often a mark is repeated; over every context in the short set as well."""
+    return 10_000 if runs <= 2 else 100_000
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def turn(text: str) -> ChatMessage:
 
 
 def test_marks_in_every_template_change_no_role_and_no_picture(
-    tokenizer: Any, marks: list[str], report: Callable[[str], None]
+    tokenizer: Any, marks: list[str], copies: int, report: Callable[[str], None]
 ) -> None:
     specials = set(tokenizer.get_added_vocab().values())
     templates = {"its own": tokenizer.chat_template, **TEMPLATES}
@@ -63,12 +68,12 @@ def test_marks_in_every_template_change_no_role_and_no_picture(
         for mark in marks:
             assert controls(name, mark * 100) == harmless, (name, mark)
     own = controls("its own", "x")
-    assert [controls("its own", mark * COPIES) for mark in marks] == [own] * len(marks)
+    assert [controls("its own", mark * copies) for mark in marks] == [own] * len(marks)
     report(f"special tokens as text: {len(marks)} marks in {len(templates)} templates, no change")
 
 
 def test_marks_are_answered_or_refused(
-    demo_stack: Stack, marks: list[str], report: Callable[[str], None]
+    demo_stack: Stack, marks: list[str], copies: int, report: Callable[[str], None]
 ) -> None:
     api = demo_stack.api()
 
@@ -80,10 +85,10 @@ def test_marks_are_answered_or_refused(
     before = ask("What is in the picture?").text
     assert "red circle" in before and "blue square" in before
     single = [ask(mark) for mark in marks]
-    many = [ask(mark * COPIES) for mark in marks]
+    many = [ask(mark * copies) for mark in marks]
     report(
         f"special tokens to the demo model: {len(single)} marks answered, {len(many)} x "
-        f"{COPIES:,} refused, slowest {raw.slowest_s(many):.1f} s"
+        f"{copies:,} refused, slowest {raw.slowest_s(many):.1f} s"
     )
     assert {reply.status for reply in single} == {200}
     assert {(reply.status, reply.error["code"]) for reply in many} == {
