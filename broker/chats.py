@@ -133,6 +133,8 @@ class Store(Generic[K]):
         pipe.zrem(_LIST[record.kind](record.owner), record.id)
         for answer in record.running:
             pipe.hdel(keys.job(answer.job), _KEEP)
+        for answer in record.answers:
+            pipe.delete(keys.drawings(answer.job))
         pipe.execute()
 
     def _read(self, record_id: str) -> K | None:

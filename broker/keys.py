@@ -18,6 +18,7 @@
 | helio:deadlines        | zset    | members are swept   | frontend   | workers          |
 | helio:start-by         | zset    | members are swept   | API        | workers, API     |
 | helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
+| helio:job:{id}:drawn   | hash    | 30 days             | frontend   | frontend         |
 | helio:reader:{id}      | channel | while it reads      | -          | operators        |
 | helio:control          | channel | -                   | frontend,  | workers          |
 |                        |         |                     | broker     |                  |
@@ -129,6 +130,11 @@ def quarantined(job_id: str) -> str:
 def events(job_id: str) -> str:
     """Event log of a job."""
     return f"helio:job:{job_id}:events"
+
+
+def drawings(job_id: str) -> str:
+    """SHA-256 of the pictures that a job's answer asked for, by their place in it."""
+    return f"helio:job:{job_id}:drawn"
 
 
 def voted(left: str, right: str) -> str:

@@ -54,7 +54,9 @@ class Settings:
     settings of the page. `groups` is `name=model,model`, several with blanks between.
     `upstream_key` is the API key that a worker with a remote engine sends. `queue_timeout_s` is how
     long a job may wait for a worker to take it, 0 for as long as it takes; the official client
-    waits for 600 s. The settings of moderation are those of `frontend.moderation`.
+    waits for 600 s. `drawing_url` is a drawing worker's address (see `frontend.drawings`), which
+    has `drawing_timeout_s` for a picture. The settings of moderation are those of
+    `frontend.moderation`.
     """
 
     redis_url: str = ""
@@ -95,6 +97,8 @@ class Settings:
     log_ip: str = "full"
     operator_token: str = field(default="", repr=False)
     upstream_key: str = field(default="", repr=False)
+    drawing_url: str = ""
+    drawing_timeout_s: int = 60
     moderation: str = "off"
     moderation_url: str = ""
     moderation_key: str = field(default="", repr=False)
@@ -163,7 +167,7 @@ class Settings:
             raise ConfigurationError(
                 f"{_key('moderation_key')} has characters that no API key has: check how it is set."
             )
-        for name in ("public_url", "moderation_url"):
+        for name in ("public_url", "drawing_url", "moderation_url"):
             url = getattr(self, name)
             if url and not url.startswith(("http://", "https://")):
                 raise ConfigurationError(

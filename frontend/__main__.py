@@ -64,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         "answers that this process shows at a time",
         metavar="N",
     )
+    _add(
+        ui,
+        "--drawing-url",
+        "HELIOGRAPH_DRAWING_URL",
+        "address of a worker that makes the pictures that answers ask for",
+        metavar="URL",
+    )
     for flag, setting, text in (
         ("--embed", "HELIOGRAPH_EMBED", "be framed by other sites, without title and notes"),
         ("--share", "HELIOGRAPH_SHARE", "have a public address at gradio.live"),

@@ -27,6 +27,7 @@ from broker.settings import Settings
 from broker.submission import Submitter
 from broker.subscriber import Events, Subscriber
 from frontend import admission
+from frontend.drawings import Drawings
 from frontend.feedback import Feedback
 from frontend.fleet import Fleet
 from frontend.foreign import ForeignWorkers
@@ -74,6 +75,7 @@ class Service:
         self.jobs = Jobs(self._redis)
         self.line = Line(self._once, self.fleet)
         self.pictures = PictureStore(settings, self._once, offload)
+        self.drawings = Drawings(settings, self._redis, self.pictures)
 
     def close(self) -> None:
         """Close the connections; for tests and short programs."""

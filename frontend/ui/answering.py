@@ -13,14 +13,13 @@ import gradio as gr
 
 from broker.chats import Store
 from broker.conversation import Chat, Kept
-from broker.errors import ErrorBody, HeliographError
+from broker.errors import ErrorBody
 from broker.messages import GenerateRequest
 from broker.readers import new_reader
 from frontend.service import Service
 from frontend.ui import answer
 from frontend.ui.answer import Update
 from frontend.ui.conversation import Bookmark
-from frontend.ui.markup import render
 from frontend.ui.reading import TabReaders
 from frontend.ui.shown import Outputs, body_of, unchanged
 from frontend.ui.stopping import fail
@@ -35,6 +34,7 @@ class Answering:
         """Submit and follow by `service`."""
         self.readers = TabReaders(service.readers)
         self._service = service
+        self._shown: dict[str, list[str]] = {}  # jobs of the last answers, by who was shown them
         self._rule = f"grace:{service.settings.ui_grace_s}"
 
     def ask(self, seat: str, chat: Chat, sent: Callable[[GenerateRequest], K], ip: str) -> K:
@@ -66,10 +66,11 @@ class Answering:
         store: Store[K],
         record: K,
         chat: Chat,
+        shown: Callable[[Chat], list[dict[str, Any]]],
         line: Callable[[Update], str],
         failed: Callable[[ErrorBody, str], str],
     ) -> Iterator[Outputs]:
-        """Show a chat's last answer grow, from where the seat has it. Yields chat, line, bookmark.
+        """Show a chat's last answer grow, from where the seat has it. Yields chat and line.
 
         Gradio closes this generator when the tab is gone; then it reads the job no more.
 
@@ -78,14 +79,17 @@ class Answering:
             store: where a failure is noted.
             record: whose chat it is.
             chat: itself, or one of its two.
+            shown: the messages of the chat box.
             line: the line of an update.
             failed: the line of an error, by the job's id.
         """
         last = self.readers.show(seat, chat.last)
         if last is None:
             # Gradio empties the outputs of a generator that yields nothing.
-            yield unchanged(3)
+            self._shown.pop(seat, None)
+            yield unchanged(2)
             return
+        self._shown[seat] = _jobs(record)
         try:
             job = self._service.jobs.read(last.job).request
             for update in answer.follow(self._service, job, lambda: len(self.readers), last):
@@ -95,24 +99,28 @@ class Answering:
                     told = failed(update.error, last.job)
                 else:
                     told = line(update)
-                yield render(chat.with_last(last)), told, gr.skip()
+                yield shown(chat.with_last(last)), told
         except Exception as failure:
             error = body_of(failure, last.job)
             last = last.fail(error)
             fail(self._service.jobs, store, record, last.job, error)
-            yield gr.skip(), failed(error, last.job), gr.skip()
+            yield gr.skip(), failed(error, last.job)
         finally:
             self.readers.end(seat, has_ended=last.has_ended)
-        yield *unchanged(2), _bookmark(store, record)
 
+    def bookmark(self, record: Kept, *seats: str) -> Any:
+        """The bookmark of a tab that was shown a record's last answers; skipped if others went on.
 
-def _bookmark(store: Store[K], shown: K) -> Any:
-    """The bookmark of a tab that shows a record with its answers; skipped if others went on."""
-    try:
-        now = store.read(shown.owner, shown.id)
-    except HeliographError:
-        return gr.skip()
-    return str(Bookmark.of(now)) if _jobs(now) == _jobs(shown) else gr.skip()
+        Not shown, it is what the tab hears of when it looks.
+        """
+        shown = [self._shown.get(seat) for seat in seats]
+        return str(Bookmark.of(record)) if _jobs(record) in shown else gr.skip()
+
+    def leave(self, *seats: str) -> None:
+        """Read no longer for a tab that is gone."""
+        for seat in seats:
+            self._shown.pop(seat, None)
+            self.readers.end(seat)
 
 
 def _jobs(record: Kept) -> list[str]:

@@ -65,6 +65,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.moderation.gate import Gate
         from frontend.operations import Operations
         from frontend.ui.battle_handlers import BattleHandlers
+        from frontend.ui.drawings import drawing_route
         from frontend.ui.fleet_login import login_routes
         from frontend.ui.grounding import overlay_route
         from frontend.ui.handlers import Handlers
@@ -116,6 +117,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
             "routes": [
                 picture_route(service.pictures),
                 overlay_route(service.pictures),
+                drawing_route(service.drawings),
                 chat_route(service.chats),
                 *login_routes(operations),
             ],

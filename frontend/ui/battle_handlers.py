@@ -20,6 +20,7 @@ from broker.feedback import Outcome
 from broker.side_by_side import SIDES, Battle, Side, new_battle
 from frontend.service import Service
 from frontend.ui import wording
+from frontend.ui.aliases import spelled_out
 from frontend.ui.answering import Answering
 from frontend.ui.battle import ask_on, choose, draw, phase_of
 from frontend.ui.battle_history import BattleHistory
@@ -43,6 +44,7 @@ from frontend.ui.battle_votes import vote
 from frontend.ui.conversation import Bookmark
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
+from frontend.ui.markup import render
 from frontend.ui.shown import Outputs, address, line_of, owner, sampling_of, unchanged
 from frontend.ui.stopping import stop
 from frontend.ui.uploads import Upload, Uploads
@@ -79,7 +81,7 @@ class BattleHandlers:
 
     def look(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Show what another tab has made of the battle. Gives what is shown, and what goes on."""
-        is_read = any(_seat(request, side) in self._readers for side in SIDES)
+        is_read = any(seat in self._readers for seat in _seats(request))
         if is_read or not (battle := newer(self._service.battles, bookmark, owner(request))):
             return unchanged(SHOWN + 1)
         self._arrive(battle, request)
@@ -119,7 +121,7 @@ class BattleHandlers:
             images = self._uploads.store(pictures or ())
             if battle is None:
                 battle = self._begin(owner(request), mode, left, right, sees=bool(images))
-            asked = ask_on(battle, words, images)
+            asked = ask_on(battle, spelled_out(words), images)
             page = self._submit(asked, (temperature, top_p, max_tokens), request)
         except Exception as failure:
             return (*unchanged(2 + CHOICES), *self._refuse(bookmark, request, failure))
@@ -202,25 +204,26 @@ class BattleHandlers:
             return self._send(now, side, request)
 
     def stream(self, side: Side) -> Callable[[str | None, gr.Request], Iterator[Outputs]]:
-        """Make the event that shows a side's answer grow. Gives chat, line and bookmark."""
+        """Make the event that shows a side's answer grow, from where it is. Gives chat and line."""
 
         def show(bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
             seat = _seat(request, side)
             try:
                 battle = self._read(bookmark, request)
             except HeliographError as failure:
-                yield gr.skip(), line_of(failure), gr.skip()
+                yield gr.skip(), line_of(failure)
                 return
             if battle is None:
                 self._readers.end(seat)
                 # Gradio empties the outputs of a generator that yields nothing.
-                yield unchanged(3)
+                yield unchanged(2)
                 return
             yield from self._answering.show(
                 seat,
                 self._service.battles,
                 battle,
                 battle.chat(side),
+                partial(render, draws=False),
                 lambda update: wording.note(update.line),
                 partial(told, battle),
             )
@@ -228,20 +231,21 @@ class BattleHandlers:
         return show
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Tell what may be done now. Gives the page's line and the buttons."""
+        """Tell what may be done now. Gives the page's line, the bookmark and the buttons."""
         try:
             battle = self._read(bookmark, request)
         except HeliographError:
-            return (gr.skip(), *buttons("failed"))
+            return (*unchanged(2), *buttons("failed"))
         if battle is None:
-            return unchanged(1 + BUTTONS)
+            return unchanged(2 + BUTTONS)
         # What nobody shows here any more may be taken up again.
         is_left = any(
             battle.chat(side).under_way and _seat(request, side) not in self._readers
             for side in SIDES
         )
         phase = "failed" if is_left else phase_of(battle)
-        return (line_of_phase(battle) or gr.skip(), *buttons(phase))
+        marked = self._answering.bookmark(battle, *_seats(request))
+        return (line_of_phase(battle) or gr.skip(), marked, *buttons(phase))
 
     def stop(self, bookmark: str | None, request: gr.Request) -> None:
         """Cancel both answers, whoever reads them; they end with what has been said."""
@@ -255,8 +259,7 @@ class BattleHandlers:
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
-        for side in SIDES:
-            self._readers.end(_seat(request, side))
+        self._answering.leave(*_seats(request))
 
     def begin_anew(self) -> Outputs:
         """Leave the battle. Gives message, pictures, choices and what is shown."""
@@ -290,3 +293,7 @@ def _check(battle: Battle | None, bookmark: str | None) -> None:
 def _seat(request: gr.Request, side: Side) -> str:
     """A side of a tab, as a reader of its own."""
     return f"{request.session_hash or ''}:{side}"
+
+
+def _seats(request: gr.Request) -> tuple[str, ...]:
+    return tuple(_seat(request, side) for side in SIDES)

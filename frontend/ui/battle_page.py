@@ -144,13 +144,13 @@ class BattlePage:
                 event.then(
                     handlers.stream(name),
                     [self.bookmark],
-                    [chat, line, self.bookmark],
+                    [chat, line],
                     concurrency_id="streams",
                     **QUIET,
                 ).then(
                     handlers.settle,
                     [self.bookmark],
-                    [self.line, *buttons],
+                    [self.line, self.bookmark, *buttons],
                     concurrency_id="settle",
                     concurrency_limit=1,  # in turn: the side that ends last has the last word
                     **QUIET,

@@ -103,7 +103,8 @@ def shown(
     battle: Battle | None, line: str | None = None, lines: Mapping[Side, str] | None = None
 ) -> Outputs:
     """Show a battle, with other lines than those of its last answers if there are some."""
-    chats = (render(battle.chat(side)) if battle else [] for side in SIDES)
+    # The address of a drawing has the job's id, by which one could look the model up.
+    chats = (render(battle.chat(side), draws=False) if battle else [] for side in SIDES)
     of_sides = {side: _last(battle, side) for side in SIDES} | dict(lines or {})
     line = line_of_phase(battle) if line is None else line
     marked = str(Bookmark.of(battle)) if battle else ""

@@ -18,13 +18,14 @@ from broker.conversation import Chat, new_chat
 from broker.errors import ChatChanged, HeliographError, InvalidRequest
 from frontend.service import Service
 from frontend.ui import wording
+from frontend.ui.aliases import spelled_out
 from frontend.ui.answer import Update
 from frontend.ui.answering import Answering
 from frontend.ui.attaching import Attaching
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
-from frontend.ui.markup import as_text, turn_at
+from frontend.ui.markup import as_text, render, turn_at
 from frontend.ui.message_box import EMPTY, Message
 from frontend.ui.model_list import ModelList
 from frontend.ui.shown import (
@@ -109,7 +110,8 @@ class Handlers:
             return unchanged(1 + SHOWN)
 
         def ask(chat: Chat) -> Chat:
-            return chat.ask(message["text"], self.attaching.store(chat, model, message))
+            images = self.attaching.store(chat, model, message)
+            return chat.ask(spelled_out(message["text"]), images)
 
         is_asked, page = self._ask(bookmark, model, request, chosen, ask)
         return (EMPTY if is_asked else gr.skip(), *page)
@@ -213,11 +215,11 @@ class Handlers:
         return sent, wording.note("sent")
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
-        """Show the answer grow, from where it is. Gives chat, line and bookmark."""
+        """Show the answer grow, from where it is. Gives chat and line."""
         try:
             chat = self._read(bookmark, request)
         except HeliographError as failure:
-            yield gr.skip(), line_of(failure), gr.skip()
+            yield gr.skip(), line_of(failure)
             return
 
         def line(update: Update) -> str:
@@ -225,19 +227,21 @@ class Handlers:
             return wording.note(update.line) + got
 
         seat, chats = request.session_hash or "", self._service.chats
-        yield from self._answering.show(seat, chats, chat, chat, line, wording.error)
+        yield from self._answering.show(seat, chats, chat, chat, render, line, wording.error)
 
     def settle(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Set the buttons to what may be done now. Gives the buttons."""
+        """Set the buttons to what may be done now. Gives bookmark and buttons."""
         try:
             chat = self._read(bookmark, request)
         except HeliographError:
-            return buttons("failed")
+            return (gr.skip(), *buttons("failed"))
         if not chat.version:  # nothing was asked, and meanwhile something may have been
-            return unchanged(BUTTONS)
+            return unchanged(1 + BUTTONS)
         # What nobody shows here any more may be taken up again.
-        is_left = chat.under_way and (request.session_hash or "") not in self._readers
-        return buttons("failed" if is_left else phase(chat))
+        seat = request.session_hash or ""
+        is_left = chat.under_way and seat not in self._readers
+        marked = self._answering.bookmark(chat, seat)
+        return (marked, *buttons("failed" if is_left else phase(chat)))
 
     def stop(self, bookmark: str | None, request: gr.Request) -> None:
         """Cancel the answer under way, whoever reads it; it ends with what has been said."""
@@ -250,7 +254,7 @@ class Handlers:
 
     def leave(self, request: gr.Request) -> None:
         """Read no longer for a tab that was closed, reloaded or lost."""
-        self._readers.end(request.session_hash or "")
+        self._answering.leave(request.session_hash or "")
 
     def clear(self) -> Outputs:
         """Begin a new chat. Gives message and what is shown."""

@@ -14,6 +14,7 @@ from broker.conversation import Chat, Turn
 from broker.messages import ChatMessage
 from frontend.ui.answer import LONG_CHARACTERS
 from frontend.ui.boxes import plain
+from frontend.ui.drawings import asked_for
 from frontend.ui.grounding import drawn
 
 PICTURES = "pictures"
@@ -62,10 +63,12 @@ def _shown(match: re.Match[str]) -> str:
     return match["literal"] or "&lt;"
 
 
-def render(chat: Chat) -> list[dict[str, Any]]:
-    """The messages of Gradio's chat box."""
+def render(chat: Chat, *, draws: bool = True) -> list[dict[str, Any]]:
+    """The messages of Gradio's chat box; `draws`: with the pictures that answers ask for."""
     return [
-        _answer(chat.turns[: place + 1]) if message.role == "assistant" else _message(message)
+        _answer(chat.turns[: place + 1], draws)
+        if message.role == "assistant"
+        else _message(message)
         for place, message in _bubbles(chat)
     ]
 
@@ -96,8 +99,8 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     return _bubble(message.role, *pictures, as_markdown(message.text))
 
 
-def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
-    """The bubble of the last turn's answer: its text, and the pictures that it points at."""
+def _answer(turns: Sequence[Turn], draws: bool) -> dict[str, Any]:
+    """The bubble of the last turn's answer: its text, pictures that it points at or asks for."""
     answer = turns[-1].answer
     assert answer is not None
     text = as_markdown(plain(answer.text, growing=not answer.has_ended))
@@ -106,9 +109,8 @@ def _answer(turns: Sequence[Turn]) -> dict[str, Any]:
         is_long = len(answer.text) > LONG_CHARACTERS
         return _bubble("assistant", _FENCE.sub(r"\1", text) if is_long else text)
     asked = [turn.question for turn in turns]
-    return _bubble(
-        "assistant", text, *drawn(answer.text, asked, answer.sampling.image_process_mode)
-    )
+    boxes = drawn(answer.text, asked, answer.sampling.image_process_mode)
+    return _bubble("assistant", text, *boxes, *(asked_for(answer) if draws else ()))
 
 
 def _bubble(role: str, *parts: str) -> dict[str, Any]:

@@ -178,11 +178,11 @@ class Page:
             then(
                 handlers.stream,
                 [self.bookmark],
-                [self.chat, self.line, self.bookmark],
+                [self.chat, self.line],
                 concurrency_id="streams",  # with those of battles
                 concurrency_limit=settings.concurrency_count,
                 **QUIET,
-            ).then(handlers.settle, [self.bookmark], buttons, **QUIET)
+            ).then(handlers.settle, [self.bookmark], [self.bookmark, *buttons], **QUIET)
         self.stop.click(handlers.stop, [self.bookmark], None, queue=False, **QUIET)
         self.chat.undo(handlers.undo, [self.bookmark], [self.message, *shown], **raw)
         self.clear.click(handlers.clear, None, [self.message, *shown], **raw)
