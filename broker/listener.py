@@ -79,7 +79,8 @@ class Listener:
         """Start nothing yet: `client` makes the connection for the first inbox."""
         self._client = client
         self._outage = outage
-        self._lock = threading.Lock()
+        # Entered again where the collector ends a reader while another one joins.
+        self._lock = threading.RLock()
         self._closed = threading.Event()
         self._inboxes: dict[str, list[Inbox]] = {}
         self._confirmed: dict[str, threading.Event] = {}

@@ -63,13 +63,28 @@ class Turns:
         with self._lock:
             if self.queue:
                 return self.queue.pop()
-            if not block:
-                raise queue.Empty
-            turn = _Turn()
+        if not block:
+            raise queue.Empty
+        # Made without the lock: what makes an object may have the collector free a connection.
+        turn = _Turn()
+        with self._lock:
+            if self.queue:
+                return self.queue.pop()
             self._line.append(turn)
-        if not turn.has_come.wait(timeout):
-            with self._lock:
-                if not turn.has_come.is_set():
-                    self._line.remove(turn)
-                    raise queue.Empty
+        try:
+            turn.has_come.wait(timeout)
+        except BaseException:  # a greenlet may be told to end while it waits
+            if self._has_come(turn):
+                self.put_nowait(turn.item)
+            raise
+        if not self._has_come(turn):
+            raise queue.Empty
         return turn.item
+
+    def _has_come(self, turn: _Turn) -> bool:
+        """Whether a turn has come; if not it leaves the line."""
+        with self._lock:
+            if not turn.has_come.is_set():
+                self._line.remove(turn)
+                return False
+        return True

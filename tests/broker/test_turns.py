@@ -48,6 +48,27 @@ def test_who_waits_in_vain_leaves_the_line() -> None:
     assert [turns.get(), turns.get()] == ["second", "first"]
 
 
+@pytest.mark.parametrize("has_come", [True, False])
+def test_who_is_told_to_end_in_the_line_takes_nothing_along(
+    monkeypatch: pytest.MonkeyPatch, has_come: bool
+) -> None:
+    turns = Turns(1)
+
+    def wait(*_: object) -> None:
+        if has_come:
+            turns.put_nowait("the only one")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Event, "wait", wait)
+        with pytest.raises(KeyboardInterrupt):
+            turns.get(timeout=1)
+    assert turns.waiting == 0
+    if not has_come:
+        turns.put_nowait("the only one")
+    assert turns.get(block=False) == "the only one"
+
+
 def test_more_threads_than_connections_all_get_their_answers(valkey_url: str) -> None:
     client = connect(valkey_url)
     counts: queue.SimpleQueue[int] = queue.SimpleQueue()

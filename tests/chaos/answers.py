@@ -84,7 +84,11 @@ class Answers:
         with self._progress:
             assert self._progress.wait_for(
                 lambda: sum(a.tokens >= count or a.ended for a in self.told) >= wanted, 30
-            ), [(each.tokens, each.error) for each in self.told]
+            ), [*self._broken(), *((each.tokens, each.error) for each in self.told)]
+
+    def _broken(self) -> list[BaseException | None]:
+        """Why clients ended that did not come to an end of their answers."""
+        return [each.exception() for each in self._done if each.done() and each.exception()]
 
     def finish(self, timeout_s: float = 60.0) -> list[Answer]:
         """Wait for the ends of all answers; a client that hangs fails by its own time limit."""
