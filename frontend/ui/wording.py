@@ -20,6 +20,9 @@ NO_MODEL = (
     "python -m workers; this page notices it within seconds."
 )
 
+_MEASURED_S = 0.05
+"""Over a shorter time a speed says nothing: the words of one step come at once."""
+
 _FEW = 2
 """Of so many pictures all is told at once; of more it would push the message's box away."""
 
@@ -126,7 +129,7 @@ def ending(end: End) -> str:
     if count:
         parts.append(_tokens(count))
         spent_s = end.timings.total_s - end.timings.first_token_s
-        if count > 1 and spent_s > 0:
+        if count > 1 and spent_s >= _MEASURED_S:
             parts.append(f"{(count - 1) / spent_s:.0f} tokens/s")
         parts.append(f"first token after {end.timings.first_token_s:.2f} s")
     if end.finish_reason == "length":

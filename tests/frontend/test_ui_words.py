@@ -253,6 +253,11 @@ def test_the_last_line_counts_and_says_why_the_answer_ended() -> None:
     assert wording.ending(end("cancelled", 0)) == "stopped before it began"
 
 
+def test_words_that_came_at_once_have_no_speed() -> None:
+    told = End(EventId(1, 9), "", (), "stop", Usage(10, 3), Timings(0.1, 0.3, 0.3001))
+    assert wording.ending(told) == "3 tokens · first token after 0.30 s"
+
+
 def test_an_error_says_what_happened_to_which_job_and_what_to_do() -> None:
     shown = wording.error(NoLiveWorker("Nobody <is> there.").body, "j1")
     assert "Nobody &lt;is&gt; there. (job j1) Regenerate tries again." in shown
