@@ -133,8 +133,9 @@ class Store(Generic[K]):
         pipe.zrem(_LIST[record.kind](record.owner), record.id)
         for answer in record.running:
             pipe.hdel(keys.job(answer.job), _KEEP)
-        for answer in record.answers:
-            pipe.delete(keys.drawings(answer.job))
+        for turn in (turn for chat in record.conversations for turn in chat.turns):
+            if turn.answer:
+                pipe.delete(keys.drawings(turn.answer.job))
         pipe.execute()
 
     def _read(self, record_id: str) -> K | None:

@@ -131,13 +131,6 @@ class Kept(_Record):
         return tuple(chat.under_way for chat in self.conversations if chat.under_way)
 
     @property
-    def answers(self) -> tuple[Answer, ...]:
-        """Every answer, in order."""
-        return tuple(
-            turn.answer for chat in self.conversations for turn in chat.turns if turn.answer
-        )
-
-    @property
     def images(self) -> tuple[str, ...]:
         """SHA-256 of every picture, in order, repeats included."""
         return tuple(

@@ -98,6 +98,12 @@ def test_a_picture_is_made_once_and_stays(
     second.close()
     assert len(drawer.seen) == 1
     assert httpx.get(f"{address}/drawings/{job}/1.png").status_code == 404
+    chat.page.get_by_role("button", name="This chat").click()
+    chat.button("Delete").click()
+    chat.button("Delete for good").click()
+    expect(chat.answers).to_have_count(0)
+    forgotten = httpx.get(f"{address}/drawings/{job}/0.png")
+    assert forgotten.status_code == 502, "it would have to be made anew"
     assert httpx.get(f"{address}/drawings/unknown/0.png").status_code == 404
 
 
