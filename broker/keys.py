@@ -19,6 +19,7 @@
 | helio:start-by         | zset    | members are swept   | API        | workers, API     |
 | helio:idempotency:{k}  | string  | 24 h, as the job    | API        | API              |
 | helio:job:{id}:drawn   | hash    | 30 days             | frontend   | frontend         |
+| helio:lock:drawing:... | string  | while it is made    | frontend   | frontend         |
 | helio:reader:{id}      | channel | while it reads      | -          | operators        |
 | helio:control          | channel | -                   | frontend,  | workers          |
 |                        |         |                     | broker     |                  |
@@ -135,6 +136,11 @@ def events(job_id: str) -> str:
 def drawings(job_id: str) -> str:
     """SHA-256 of the pictures that a job's answer asked for, by their place in it."""
     return f"helio:job:{job_id}:drawn"
+
+
+def drawing_lock(job_id: str, place: int) -> str:
+    """That somebody has a picture of a job's answer made."""
+    return f"helio:lock:drawing:{job_id}:{place}"
 
 
 def voted(left: str, right: str) -> str:

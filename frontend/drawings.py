@@ -71,8 +71,8 @@ class Drawings:
             raise UpstreamFailed("No drawing worker is set up here (HELIOGRAPH_DRAWING_URL).")
         # Of all who look at the answer at the same time one has it made.
         patience_s = 2 * self._timeout_s
-        name = f"{keys.drawings(job_id)}:{place}"
-        with self._client.lock(name, timeout=patience_s, blocking_timeout=patience_s):
+        lock = keys.drawing_lock(job_id, place)
+        with self._client.lock(lock, timeout=patience_s, blocking_timeout=patience_s):
             return self._kept(job_id, place) or self._keep(job_id, place, self._ask(wanted[place]))
 
     def _answer(self, job_id: str) -> str:
