@@ -11,6 +11,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -196,6 +197,7 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
     last_lines = LastLines(info.id)
     logging.getLogger().addHandler(last_lines)
     log.info("worker %s serves %s with engine %s", info.id, name, flags.engine)
+    _end_when_asked()
     outage = Outage()
     with Pulse(connect(settings.url), info, outage) as pulse:
         options = EngineOptions(
@@ -231,6 +233,17 @@ def serve(settings: Settings, flags: argparse.Namespace) -> None:
                 engine.context_length,
             )
         worker.work()
+
+
+def _end_when_asked() -> None:
+    """Have a signal end the loading of a model in order; a worker that works sees to its own."""
+
+    def end(number: int, _: object) -> None:
+        log.info("got %s, the model is not loaded any further", signal.Signals(number).name)
+        sys.exit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def _upstream(settings: Settings, flags: argparse.Namespace) -> UpstreamOptions | None:

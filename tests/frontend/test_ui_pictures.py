@@ -291,7 +291,9 @@ def test_what_may_be_sent_is_told_when_a_model_has_loaded(
     (loading,) = until(lambda: registry.workers(stack.redis), "the worker loads")
     worker.signal(signal.SIGSTOP)
     assert loading.state == "loading"
-    stack.redis.persist(keys.worker(loading.id))  # until it goes on
+    until(  # what it had sent may still be on its way
+        lambda: not stack.redis.persist(keys.worker(loading.id)), "its record stays"
+    )
     chat = ChatPage(browser, stack.ui()).open(model="reader")
     expect(chat.limits).to_contain_text("Up to 16 pictures")
     worker.signal(signal.SIGCONT)

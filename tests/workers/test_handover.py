@@ -6,6 +6,9 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
+
+import pytest
 
 from broker import keys, leases, quarantine, queues, registry
 from broker.events import Claim, Delta, End, Event
@@ -13,6 +16,7 @@ from broker.messages import GenerateRequest
 from frontend.service import Service
 from tests.asking import answer, ask, deltas
 from tests.stack import Process, Stack, until
+from tests.workers import checkpoints
 from tests.workers.test_broken import claims
 
 LONG = "tokens_per_s=100&tokens=1000"
@@ -83,6 +87,20 @@ def test_jobs_handed_over_to_nobody_wait_in_their_order(stack: Stack, service: S
         assert stack.redis.hget(keys.job(each.id), "state") == b"queued"
         assert stack.redis.hget(f"rq:job:{each.id}", "status") == b"queued"
         assert stack.redis.hget(keys.job(each.id), "deaths") is None
+
+
+@pytest.mark.parametrize("state", ["loading", "ready"])
+def test_a_worker_that_has_only_just_started_leaves_the_registry_at_once(
+    stack: Stack, tmp_path: Path, state: str
+) -> None:
+    """`ready` is told a moment before the first job is taken."""
+    path = checkpoints.save_text_model(tmp_path / "llama", "llama")
+    worker = stack.worker("--model-path", str(path), wait=False)
+    until(lambda: [each for each in registry.workers(stack.redis) if each.state == state], state)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert registry.workers(stack.redis) == []
+    assert "got SIGTERM" in worker.output and "Traceback" not in worker.output
 
 
 def test_a_worker_may_drain_for_as_long_as_it_is_told(stack: Stack, service: Service) -> None:
