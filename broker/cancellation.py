@@ -6,9 +6,11 @@ Who ends a job that waits writes its last event in the same step, as no worker e
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 import redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job
 
@@ -20,11 +22,9 @@ END_WAITING: Final = f"""{NEXT_ATTEMPT}
 local function end_waiting(queue, job, log, live, record, server, id, event, state, ttl)
   if redis.call('LREM', queue, 1, id) == 0 then return false end
   local entry = next_attempt(job, server) .. '-0'
-  local fields = cjson.decode(event)
-  local flat = {{}}
-  for key, value in pairs(fields) do flat[#flat + 1] = key; flat[#flat + 1] = value end
-  redis.call('XADD', log, entry, unpack(flat))
-  redis.call('PUBLISH', live, cjson.encode({{entry, fields}}))
+  local message = cjson.encode({{entry, cjson.decode(event)}})
+  redis.call('XADD', log, entry, 'm', message)
+  redis.call('PUBLISH', live, message)
   redis.call('HSET', job, 'state', state)
   redis.call('EXPIRE', log, redis.call('HGET', job, 'keep_s') or ttl)
   redis.call('DEL', record)
@@ -47,6 +47,25 @@ if not end_waiting(queue, job, log, live, record, server, id, event, 'cancelled'
 end
 return 1
 """
+
+_LOOK = """
+local gone, cancelled = {}, {}
+for place, job in ipairs(KEYS) do
+  local model, cancel = unpack(redis.call('HMGET', job, 'model', 'cancel'))
+  if not model then gone[#gone + 1] = place - 1
+  elseif cancel == '1' then cancelled[#cancelled + 1] = place - 1 end
+end
+return {gone, cancelled}
+"""
+
+
+def look(pipe: Pipeline, job_ids: Sequence[str]) -> None:
+    """Queue on `pipe` the question which jobs Redis has lost, and which are to be cancelled.
+
+    The reply has their places, from 0, as two lists. One command for all: a worker may run a
+    thousand jobs.
+    """
+    pipe.eval(_LOOK, len(job_ids), *map(keys.job, job_ids))
 
 
 def cancel(client: redis.Redis, job_id: str) -> bool:

@@ -1,15 +1,14 @@
 """The token channel: a job's events, numbered, logged and published.
 
-The log (a stream whose entry ids are `<attempt>-<n>`) is the one source of order; pub/sub carries
-the same entries faster but may drop any of them. A worker claims a job, which fences every earlier
-attempt, and appends; a reader subscribes, replays the log, follows the channel and fills any gap
-from the log. Nothing here knows what the text means or who reads it.
+The log (a stream whose entry ids are `<attempt>-<n>`, each with one field `m`, the event as it is
+published) is the one source of order; pub/sub is faster but may drop any of them. A worker claims a
+job, which fences every earlier attempt, and appends; a reader subscribes, replays the log, follows
+the channel and fills any gap from the log. Nothing here knows what the text means or who reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ from broker.events import (
     START,
     Delta,
     End,
+    Entry,
     Event,
     EventId,
     Failed,
-    decode_event,
-    encode_event,
+    decode_message,
     is_terminal,
 )
 from broker.messages import GenerateRequest
@@ -61,9 +60,10 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'done' and state ~= 'failed' and state ~= 'cancelled' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
 end
-redis.call('XADD', KEYS[2], id, 'k', 'claim', 'w', ARGV[1])
+local message = cjson.encode({{id, {{k='claim', w=ARGV[1]}}}})
+redis.call('XADD', KEYS[2], id, 'm', message)
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-redis.call('PUBLISH', KEYS[3], cjson.encode({{id, {{k='claim', w=ARGV[1]}}}}))
+redis.call('PUBLISH', KEYS[3], message)
 return {{attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
   redis.call('HGET', KEYS[1], 'failures') or '0', missed}}
 """
@@ -75,13 +75,8 @@ return {{attempt, request, redis.call('HGET', KEYS[1], 'cancel') or '', log,
 _APPEND = f"""{ALLOW_OOM}
 local fenced, cut = {{}}, {{}}
 local function append(place, log, live, job, message, state)
-  local id, fields = unpack(cjson.decode(message))
-  local entry = {{}}
-  for key, value in pairs(fields) do
-    entry[#entry + 1] = key
-    entry[#entry + 1] = value
-  end
-  local reply = redis.pcall('XADD', log, id, unpack(entry))
+  local id = string.match(message, '^%["(%d+%-%d+)"')
+  local reply = redis.pcall('XADD', log, id, 'm', message)
   local last = id
   if not reply.err then
     redis.call('PUBLISH', live, message)
@@ -91,7 +86,7 @@ local function append(place, log, live, job, message, state)
   else
     return reply
   end
-  if string.match(last, '%d+') ~= string.match(id, '%d+') then
+  if last ~= id and string.match(last, '%d+') ~= string.match(id, '%d+') then
     fenced[#fenced + 1] = place
   elseif state ~= '' then
     redis.call('HSET', job, 'state', state)
@@ -185,7 +180,7 @@ def read_claim(reply: Any) -> Claimed | None:
     attempt, record, cancel, entries, failures, missed = reply
     try:
         request = GenerateRequest.model_validate_json(record)
-        events = [_decode(entry_id, fields) for entry_id, fields in entries]
+        events = [decode_message(fields[1]) for _, fields in entries]
     except ValueError as error:
         raise Unreadable(int(attempt)) from error
     told = [event for event in events if isinstance(event, Delta | End)]
@@ -227,30 +222,25 @@ def append(
     Raises:
         RedisError: Redis did not answer; the whole batch may be appended again.
     """
-    written = list(batch)
+    return write(client, [(job_id, Entry.of(event)) for job_id, event in batch], logged)
+
+
+def write(
+    client: redis.Redis, written: Sequence[tuple[str, Entry]], logged: Mapping[str, int]
+) -> Appended:
+    """Append events that are written already, see `append`."""
     names: list[str] = []
     values: list[str | bytes] = [str(keys.ENDED_EVENTS_TTL_S)]
-    for job_id, event in written:
+    for job_id, entry in written:
         names += (keys.events(job_id), keys.live(job_id), keys.job(job_id))
-        message = json.dumps((str(event.id), encode_event(event)), ensure_ascii=False)
         before = logged.get(job_id)
-        length = "" if before is None else str(before + event.id.n)
-        values += (message.encode(errors="replace"), _state_after(event), length)
+        length = "" if before is None else str(before + entry.id.n)
+        values += (entry.message, entry.state, length)
     try:
         places: Any = client.evalsha(_APPEND_SHA, len(names), *names, *values)
     except NoScriptError:
         places = client.eval(_APPEND, len(names), *names, *values)
     return Appended(*({written[place][0] for place in each} for each in places))
-
-
-def _state_after(event: Event) -> str:
-    """A job's state from this event on; empty where it stays the same."""
-    match event:
-        case End():
-            return "cancelled" if event.finish_reason == "cancelled" else "done"
-        case Failed():
-            return "failed"
-    return ""
 
 
 def fail(client: redis.Redis, job_id: str, owner: str, error: ErrorBody) -> None:
@@ -277,16 +267,4 @@ def read_log(
     """Events of a job after the given id, in order, at most `count`."""
     low = "-" if after == START else f"({after}"
     entries: Any = client.xrange(keys.events(job_id), low, "+", count)
-    return [_decode(entry_id, fields) for entry_id, fields in entries]
-
-
-def _event_id(raw: bytes) -> EventId:
-    return EventId.parse(raw.decode())
-
-
-def _decode(entry_id: bytes, fields: Any) -> Event:
-    if isinstance(fields, list):  # a script's reply: a flat list
-        fields = dict(zip(fields[::2], fields[1::2], strict=True))
-    return decode_event(
-        _event_id(entry_id), {key.decode(): value.decode() for key, value in fields.items()}
-    )
+    return [decode_message(fields[b"m"]) for _, fields in entries]

@@ -172,6 +172,38 @@ def encode_event(event: Event) -> dict[str, str]:
             return {"k": "error", "e": json.dumps(body, ensure_ascii=False)}
 
 
+class Entry(NamedTuple):
+    """An event as it is written: what is published is `[id, fields]` in JSON.
+
+    `state` is the job's from this event on; empty where it stays the same.
+    """
+
+    id: EventId
+    message: bytes
+    state: str
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Write an event; what is no text in UTF-8 becomes a question mark."""
+        message = json.dumps((str(event.id), encode_event(event)), ensure_ascii=False)
+        return cls(event.id, message.encode(errors="replace"), _state_after(event))
+
+
+def _state_after(event: Event) -> str:
+    match event:
+        case End():
+            return "cancelled" if event.finish_reason == "cancelled" else "done"
+        case Failed():
+            return "failed"
+    return ""
+
+
+def decode_message(message: bytes) -> Event:
+    """Read an event as `Entry` wrote it; anything else raises what comes of it."""
+    event_id, fields = json.loads(message)
+    return decode_event(EventId.parse(event_id), fields)
+
+
 def decode_event(event_id: EventId, fields: dict[str, str]) -> Event:
     """Read an event from its id and the fields of its stream entry.
 

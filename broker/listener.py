@@ -5,7 +5,6 @@ What pub/sub drops is in the log. Whenever something may have been dropped, read
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import socket
@@ -22,7 +21,7 @@ from redis.connection import ConnectionInterface
 from redis.exceptions import RedisError
 
 from broker import keys
-from broker.events import Event, EventId, decode_event
+from broker.events import Event, decode_message
 from broker.outage import FIRST_PAUSE_S, MAX_PAUSE_S, Outage
 
 log = logging.getLogger(__name__)
@@ -246,8 +245,7 @@ class Listener:
 
 def _read(channel: str, data: bytes) -> Event | None:
     try:
-        entry_id, fields = json.loads(data)
-        return decode_event(EventId.parse(entry_id), fields)
+        return decode_message(data)
     except Exception as error:  # whatever a stranger may have published
         log.warning("no event on %s (%s): %.80r", channel, error, data)
         return None

@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from broker import ages, channel, leases, loss, overdue
 from broker.errors import JobLost
-from broker.events import Claim, EventId, Failed
+from broker.events import Claim, EventId, Failed, decode_message
 from broker.loss import Fate
 from broker.queues import GenerateJob, intermediate_key, put_back
 from workers import deaths
@@ -155,7 +155,7 @@ class Intake:
             running.lease,
             self._queue.name,
             self._worker,
-            tuple(running.events),
+            [decode_message(each) for each in running.messages],
             running.logged,
             ttl_s=LEASE_S,
         )
@@ -197,7 +197,7 @@ def _running(
         claimed.logged,
         waited_s,
     )
-    running.events.append(Claim(EventId(claimed.attempt, 0), execution.worker_name))
+    running.write(Claim(EventId(claimed.attempt, 0), execution.worker_name))
     return running
 
 

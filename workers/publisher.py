@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from broker import channel
 from broker.errors import ErrorBody
-from broker.events import Delta, End, Event, Failed, FinishReason, Usage
+from broker.events import Delta, End, Entry, Event, Failed, FinishReason, Usage
 from broker.outage import MAX_PAUSE_S, Outage
 from workers.running import RunningJob
 from workers.scheduler import Output
@@ -156,8 +156,8 @@ class Publisher:
 
     def _publish(self, items: list[_Item]) -> None:
         jobs = {job.id: job for job, _ in items}
-        events = [(job.id, event) for job, output in items for event in _events(job, output)]
-        over = self._append(jobs, events)
+        entries = [(job.id, entry) for job, output in items for entry in _entries(job, output)]
+        over = self._append(jobs, entries)
         self.tokens += sum(len(output.token_ids) + output.tokens for _, output in items)
         ended = [
             Ended(job, output.finish_reason, output.usage or NO_USAGE, output.error)
@@ -167,13 +167,13 @@ class Publisher:
         if ended:
             self._on_ended(ended)
 
-    def _append(self, jobs: Mapping[str, RunningJob], events: list[tuple[str, Event]]) -> set[str]:
+    def _append(self, jobs: Mapping[str, RunningJob], entries: list[tuple[str, Entry]]) -> set[str]:
         """Write until it is written; return the ids of jobs that are not this worker's any more."""
         logged = {job_id: job.logged for job_id, job in jobs.items()}
         pause_s = 0.05
         while True:
             try:
-                fenced, cut = channel.append(self._client, events, logged)
+                fenced, cut = channel.write(self._client, entries, logged)
                 lost = {job_id for job_id in cut if not self._on_cut(jobs[job_id])}
                 break
             except RedisError as error:
@@ -206,14 +206,12 @@ def _merge(outputs: list[Output]) -> Output:
     )
 
 
-def _events(job: RunningJob, output: Output) -> list[Event]:
+def _entries(job: RunningJob, output: Output) -> list[Entry]:
     """One event; two where an error has held text before it, since an error carries none."""
     if job.first_token_s is None and (output.token_ids or output.tokens):
         job.first_token_s = time.monotonic()
     job.answer.append(output.text)
-    events = list(_number(job, output))
-    job.events.extend(events)
-    return events
+    return [job.write(event) for event in _number(job, output)]
 
 
 def _number(job: RunningJob, output: Output) -> Iterator[Event]:

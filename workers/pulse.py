@@ -17,7 +17,7 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
-from broker import keys, registry
+from broker import cancellation, keys, registry
 from broker.messages import WorkerInfo
 from broker.outage import Outage
 from workers.janitor import Janitor
@@ -124,8 +124,7 @@ class Pulse:
         running = tuple(worker.running_jobs.values()) if worker is not None else ()
         pipe.sismember(keys.PAUSED, self._info.model)
         pipe.hget(keys.worker(self._info.id), "drain")
-        for job in running:
-            pipe.hmget(keys.job(job.id), "model", "cancel")
+        cancellation.look(pipe, [job.id for job in running])
         if worker is not None:
             worker.renew(pipe)
         registry.announce(pipe, self._now())
@@ -136,16 +135,15 @@ class Pulse:
         _raise_first(replies)
 
     def _obey(self, worker: BatchWorker, running: Sequence[RunningJob], replies: list[Any]) -> None:
-        paused, drain, *records = replies[: 2 + len(running)]
-        _raise_first([paused, drain, *records])
+        _raise_first(replies[:3])
+        paused, drain, (gone, cancelled) = replies[:3]
         worker.pause(paused == 1)
         if drain == b"1":
             worker.drain("an order")
-        for job, record in zip(running, records, strict=True):
-            if record == [None, None]:
-                worker.lose(job)
-            elif record[1] == b"1":
-                worker.cancel(job.id)
+        for place in gone:
+            worker.lose(running[place])
+        for place in cancelled:
+            worker.cancel(running[place].id)
 
     def _now(self) -> WorkerInfo:
         worker = self._worker

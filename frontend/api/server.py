@@ -6,7 +6,6 @@ the Redis client, ssl and threads are bound to what they find on import.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -23,6 +22,7 @@ from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped
 
 from broker import logs
 from broker.errors import HeliographError
+from broker.loading import uncollected
 from broker.ports import check_free
 from broker.settings import Settings
 from frontend.api.answer import TICK_S
@@ -41,12 +41,6 @@ DECODERS = 2
 
 HANG_UP_S = 2 * TICK_S
 """After a signal to stop: streams have said goodbye by then."""
-
-COLLECT = (700, 10, 50)
-"""Thresholds of Python's collector. By default it looks through all that a thousand streams hold so
-often that one gap in a hundred is longer by 100 ms. Its young generations stay as they are: they
-free the bodies of refused requests.
-"""
 
 _LAST_CHUNK = DONE + b"\r\n"
 
@@ -171,10 +165,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         hub = gevent.get_hub()
         # A refused picture is an answer to its sender; gevent would print a traceback besides.
         hub.NOT_ERROR = (*hub.NOT_ERROR, HeliographError)
-        app = create_app(self._settings, Service(self._settings, offload=decoders.apply))
-        gc.freeze()
-        gc.set_threshold(*COLLECT)
-        return app
+        with uncollected():
+            return create_app(self._settings, Service(self._settings, offload=decoders.apply))
 
     def _when_ready(self, _arbiter: object) -> None:
         log.info("API listens on http://%s", _address(self._settings))

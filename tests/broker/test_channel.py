@@ -17,6 +17,7 @@ from broker.events import (
     Claim,
     Delta,
     End,
+    Entry,
     Event,
     EventId,
     Failed,
@@ -140,7 +141,9 @@ def test_a_message_that_is_no_event_only_sends_readers_to_the_log(
     events = subscriber.follow(job_id)
     attempt = claim(client, job_id).attempt
     assert next(events) == Claim(EventId(1, 0), "w")
-    client.xadd(keys.events(job_id), encode_event(Delta(EventId(1, 1), "a", (1,))), "1-1")  # type: ignore[arg-type]
+    client.xadd(
+        keys.events(job_id), {"m": Entry.of(Delta(EventId(1, 1), "a", (1,))).message}, "1-1"
+    )
     client.publish(keys.live(job_id), message)
     assert next(event for event in events if event) == Delta(EventId(1, 1), "a", (1,))
     channel.append(client, [(job_id, end(attempt, 2))])
@@ -173,8 +176,8 @@ def test_a_message_lost_by_pubsub_is_filled_from_the_log(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
     job_id, attempt, events = followed(client, subscriber)
-    fields = encode_event(Delta(EventId(attempt, 1), "lost", (1,)))
-    client.xadd(keys.events(job_id), fields, id="1-1")  # type: ignore[arg-type]
+    lost = Entry.of(Delta(EventId(attempt, 1), "lost", (1,)))
+    client.xadd(keys.events(job_id), {"m": lost.message}, id="1-1")
     channel.append(client, [(job_id, end(attempt, 2))])
     assert [str(event.id) for event in events if event] == ["1-1", "1-2"]
 

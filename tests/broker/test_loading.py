@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import gc
-from broker.loading import uncollected
+from broker.loading import THRESHOLDS, uncollected
 
 class Node: pass
 before = gc.get_freeze_count()
@@ -18,7 +18,7 @@ try:
         raise ImportError
 except ImportError:
     pass
-assert gc.isenabled()
+assert gc.isenabled() and gc.get_threshold() == THRESHOLDS
 later = Node()
 ids = set(map(id, gc.get_objects()))
 assert id(later) in ids
