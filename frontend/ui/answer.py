@@ -83,7 +83,7 @@ def _updates(
 ) -> Iterator[Update]:
     text, after = (told.text, EventId.parse(told.seen)) if told else ("", START)
     claimed, changed = after > START, False
-    line = "answering" if claimed else ""
+    line = wording.answering(1) if claimed else ""
     looked = resumed = time.monotonic()
     followed = service.follow(request, after, tick_s=TICK_S)
     with closing(followed) as events:
@@ -92,7 +92,7 @@ def _updates(
             match event:
                 case Claim(id=event_id):
                     claimed, changed = True, True
-                    line = "answering" if event_id.attempt == 1 else "another worker goes on"
+                    line = wording.answering(event_id.attempt)
                 case Delta(text=piece):
                     # The first words are shown at once.
                     resumed = resumed if text else 0.0
@@ -121,4 +121,4 @@ def _why_waiting(service: Service, request: GenerateRequest) -> str:
         serving = [info for info in service.fleet.workers() if info.model == request.model]
         return wording.waiting(service.line.place(request), serving)
     except RedisUnavailable:
-        return "Redis does not answer, waiting for it"  # the stream decides when to give up
+        return wording.no_redis()  # the stream decides when to give up

@@ -71,11 +71,19 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.handlers import Handlers
         from frontend.ui.history import History
         from frontend.ui.judge import Judge
+        from frontend.ui.language import CATALOGUES, CHOICE
         from frontend.ui.page import build_page
         from frontend.ui.terms import Terms
         from frontend.ui.tunnel import share
         from frontend.ui.uploads import fetch_nothing
-        from frontend.ui.web import BodyLimit, ContentPolicy, OwnerCookie, chat_route, picture_route
+        from frontend.ui.web import (
+            BodyLimit,
+            ContentPolicy,
+            FirstScript,
+            OwnerCookie,
+            chat_route,
+            picture_route,
+        )
 
     fetch_nothing()
     service, operations = Service(settings), Operations(settings)
@@ -112,6 +120,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         theme=_theme(),
         css_paths=[HERE / name for name in ("style.css", "battle.css", "code.css")],
         head_paths=[HERE / name for name in ("stream.html", "labels.html")],
+        i18n=CATALOGUES,
         app_kwargs={
             "openapi_url": None,
             "routes": [
@@ -120,10 +129,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
                 drawing_route(service.drawings),
                 chat_route(service.chats),
                 *login_routes(operations),
+                CHOICE,
             ],
             "middleware": [
                 Middleware(ContentPolicy, framers=_framers(settings)),
                 Middleware(OwnerCookie),
+                Middleware(FirstScript, script=(HERE / "language.html").read_text()),
                 Middleware(
                     BodyLimit,
                     max_bytes=settings.max_body_bytes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import gradio as gr
 
 from broker.conversation import Chat
@@ -12,6 +14,7 @@ from frontend.pictures import FORMATS
 from frontend.service import Service
 from frontend.ui import wording
 from frontend.ui.conversation import Bookmark
+from frontend.ui.language import say
 from frontend.ui.message_box import Message
 from frontend.ui.shown import line_of, owner
 from frontend.ui.uploads import Uploads
@@ -56,23 +59,44 @@ class Attaching:
         return next((info for info in self._service.fleet.models() if info.name == model), None)
 
 
+_EACH: Final = "in this chat, each up to {size} and {pixels:g} million pixels: {formats}"
+_ROOM: Final = {
+    (False, False): "Up to {left} pictures " + _EACH,
+    (False, True): "Up to {left} picture " + _EACH,
+    (True, False): "{left} more pictures " + _EACH,
+    (True, True): "{left} more picture " + _EACH,
+}
+"""By whether the chat has pictures, and whether there is room for one only."""
+_FULL: Final = "This chat has {used} pictures, which is the limit. Clear begins a new one."
+
+
 def limits(settings: Settings, info: ModelInfo | None, used: int) -> str:
     """One sentence in advance: what a model takes, in a chat that has `used` pictures."""
     if info is not None and _is_blind(info):
-        return f"{info.name} reads text only: it takes no pictures."
+        return say("{model} reads text only: it takes no pictures.", model=info.name)
     left = settings.max_images - used
     if left <= 0:
-        return f"This chat has {used} pictures, which is the limit. Clear begins a new one."
-    count = f"{left} more" if used else f"Up to {left}"
-    return (
-        f"{count} {'picture' if left == 1 else 'pictures'} in this chat, each up to "
-        f"{_size(settings.max_image_bytes)} and {settings.max_image_pixels / 1e6:g} million "
-        f"pixels: {', '.join(FORMATS)}"
+        return say(_FULL, used=used)
+    return say(
+        _ROOM[bool(used), left == 1],
+        left=left,
+        size=_size(settings.max_image_bytes),
+        pixels=settings.max_image_pixels / 1e6,
+        formats=", ".join(FORMATS),
     )
 
 
 def _size(count: int) -> str:
     return f"{count / 2**20:g} MB" if count >= 2**20 else f"{count / 2**10:g} KB"
+
+
+_EXCESS: Final = {
+    False: "A chat may have {most} pictures; here are {added}. Remove {excess} of them, or begin a "
+    "new chat.",
+    True: "A chat may have {most} pictures; this chat has {used} and the message {added}. Remove "
+    "{excess} of them, or begin a new chat.",
+}
+"""By whether the chat has pictures."""
 
 
 def check(settings: Settings, info: ModelInfo | None, used: int, added: int) -> None:
@@ -84,14 +108,21 @@ def check(settings: Settings, info: ModelInfo | None, used: int, added: int) -> 
     """
     if info is not None and _is_blind(info):
         raise InvalidRequest(
-            f"{info.name} reads text only. Remove the pictures, or choose another model."
+            say(
+                "{model} reads text only. Remove the pictures, or choose another model.",
+                model=info.name,
+            )
         )
     excess = used + added - settings.max_images
     if excess > 0:
-        there = f"this chat has {used} and the message {added}" if used else f"here are {added}"
         raise RequestTooLarge(
-            f"A chat may have {settings.max_images} pictures; {there}. "
-            f"Remove {min(excess, added)} of them, or begin a new chat."
+            say(
+                _EXCESS[bool(used)],
+                most=settings.max_images,
+                used=used,
+                added=added,
+                excess=min(excess, added),
+            )
         )
 
 

@@ -21,6 +21,7 @@ from broker.errors import (
 from broker.messages import ModelInfo
 from broker.side_by_side import Battle
 from frontend.ui.conversation import Phase, phase
+from frontend.ui.language import say
 
 _draw = random.SystemRandom()
 
@@ -70,11 +71,13 @@ def draw(ready: Sequence[ModelInfo], *, sees: bool) -> tuple[str, str]:
 
 def too_few(count: int, *, sees: bool = False) -> str:
     """Why there is no battle."""
-    which = "ready models that read pictures" if sees else "ready models"
-    served = {0: "there is none", 1: "there is one"}[count]
-    return (
-        f"A battle needs two {which}, and {served} at the moment. Start workers with different "
-        "--model-path; this page notices them within seconds."
+    which = say("ready models that read pictures") if sees else say("ready models")
+    served = say("there is one") if count else say("there is none")
+    return say(
+        "A battle needs two {which}, and {served} at the moment. Start workers with different "
+        "--model-path; this page notices them within seconds.",
+        which=which,
+        served=served,
     )
 
 
@@ -85,10 +88,10 @@ def choose(left: str | None, right: str | None) -> tuple[str, str]:
         InvalidRequest: one is missing, or they are the same.
     """
     if not left or not right:
-        raise InvalidRequest("Choose a model for each side.", param="model")
+        raise InvalidRequest(say("Choose a model for each side."), param="model")
     if left == right:
         raise InvalidRequest(
-            "Choose two different models: one that is compared with itself says nothing.",
+            say("Choose two different models: one that is compared with itself says nothing."),
             param="model",
         )
     return left, right
@@ -100,9 +103,11 @@ _WHY: Final = {
     QueueTimeout.code: "No worker of this model took the message in time.",
 }
 
+_REFUSED: Final = "This model cannot answer this message; more is not told while names are hidden."
+_FAILED: Final = "This model failed; more is not told while names are hidden."
+
 
 def masked(error: ErrorBody) -> ErrorBody:
     """An error in words of ours: a model's own may tell which it is."""
-    what = "cannot answer this message" if error.status < 429 else "failed"
-    sentence = f"This model {what}; more is not told while names are hidden."
-    return replace(error, message=_WHY.get(error.code, sentence))
+    sentence = _REFUSED if error.status < 429 else _FAILED
+    return replace(error, message=say(_WHY.get(error.code, sentence)))

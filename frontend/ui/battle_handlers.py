@@ -44,6 +44,7 @@ from frontend.ui.battle_votes import vote
 from frontend.ui.conversation import Bookmark
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
+from frontend.ui.language import say
 from frontend.ui.markup import render
 from frontend.ui.shown import Outputs, address, line_of, owner, sampling_of, unchanged
 from frontend.ui.stopping import stop
@@ -187,7 +188,7 @@ class BattleHandlers:
                 failures[side] = without_name(failure, model) if battle.hidden else failure
         if len(failures) == len(SIDES):
             raise failures["left"]
-        lines = dict.fromkeys(SIDES, wording.note("sent"))
+        lines = dict.fromkeys(SIDES, wording.note(say("sent")))
         lines |= {side: line_of(failure) for side, failure in failures.items()}
         return shown(battle, "", lines)
 

@@ -11,6 +11,7 @@ from frontend.ui import wording
 from frontend.ui.battle_shown import CHOICES, SHOWN, choices, shown
 from frontend.ui.conversation import Bookmark
 from frontend.ui.history import as_list
+from frontend.ui.language import say
 from frontend.ui.shown import Outputs, line_of, owner, unchanged
 
 
@@ -41,4 +42,4 @@ class BattleHistory:
             self._battles.delete(battle)
         except Exception as failure:
             return (*unchanged(CHOICES + 6), line_of(failure), *unchanged(SHOWN - 7))
-        return (*choices(interactive=True), *shown(None, wording.note("deleted")))
+        return (*choices(interactive=True), *shown(None, wording.note(say("deleted"))))

@@ -10,10 +10,11 @@ from broker.settings import Settings
 from broker.side_by_side import SIDES
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_live import BattleLive, Seen
-from frontend.ui.battle_shown import VOTES
+from frontend.ui.battle_shown import VOTES, modes
 from frontend.ui.battles_panel import BattlesPanel
 from frontend.ui.camera import camera_button
 from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET
+from frontend.ui.language import SWITCH, label
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
@@ -33,23 +34,27 @@ class BattlePage:
             gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(2)
         )
         gr.HTML(
-            "<h1>Side by side</h1><p>Two models answer the same message: which one is better?</p>"
-            '<a href="./">Chat</a>',
+            label(
+                "<h1>Side by side</h1>"
+                "<p>Two models answer the same message: which one is better?</p>"
+                '<a href="./">Chat</a>'
+            )
+            + SWITCH,
             elem_id="heading",
             padding=False,
         )
         with gr.Row(elem_id="contest"):
             self.mode = gr.Radio(
-                [("Anonymous battle", "anonymous"), ("Choose the models", "named")],
+                modes(),
                 value="anonymous",
-                label="Models",
+                label=label("Models"),
                 interactive=True,
                 min_width=340,
             )
             self.models = [
                 gr.Dropdown(
                     [],
-                    label=f"{name.capitalize()} model",
+                    label=label(f"{name.capitalize()} model"),
                     interactive=True,
                     visible=False,
                     min_width=160,
@@ -70,14 +75,14 @@ class BattlePage:
         with gr.Column(min_width=280, elem_id=name):
             heading = gr.HTML(elem_classes=["name"], padding=False)
             chat = gr.Chatbot(
-                label=f"{name.capitalize()} chat",
+                label=label(f"{name.capitalize()} chat"),
                 show_label=False,
                 height=None,
                 layout="bubble",
                 latex_delimiters=LATEX_DELIMITERS,
                 buttons=["copy"],
                 feedback_options=None,
-                placeholder="The answer comes here.",
+                placeholder=label("The answer comes here."),
                 elem_classes=["answers"],
             )
             line = gr.HTML(elem_id=f"{name}-line", padding=False)
@@ -87,29 +92,29 @@ class BattlePage:
         self.line = gr.HTML(elem_id="line", padding=False)
         with gr.Row(elem_id="votes"):
             self.votes = [
-                gr.Button(name, size="sm", min_width=72, interactive=False)
+                gr.Button(label(name), size="sm", min_width=72, interactive=False)
                 for name in VOTES.values()
             ]
         with gr.Row(elem_id="ask"):
             self.message = gr.Textbox(
-                label="Message",
-                placeholder="Ask both",
+                label=label("Message"),
+                placeholder=label("Ask both"),
                 lines=1,
                 max_lines=8,
                 scale=8,
                 min_width=120,
                 elem_id="message",
             )
-            self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
-            self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
+            self.send = gr.Button(label("Send"), variant="primary", scale=1, min_width=72)
+            self.stop = gr.Button(label("Stop"), scale=1, min_width=72, interactive=False)
         with gr.Row(elem_id="after"):
             self.regenerate, self.anew = (
-                gr.Button(name, size="sm", min_width=72, interactive=False)
+                gr.Button(label(name), size="sm", min_width=72, interactive=False)
                 for name in ("Regenerate", "New round")
             )
             camera_button(page)
         self.pictures = gr.File(
-            label=f"Images, up to {settings.max_image_bytes / 2**20:.0f} MB each",
+            label=f"{label('Images, each up to')} {settings.max_image_bytes / 2**20:.0f} MB",
             file_count="multiple",
             file_types=["image"],
             type="filepath",
@@ -117,7 +122,7 @@ class BattlePage:
             elem_id="pictures",
         )
         oversize_line(page, [self.send.click, self.message.submit], settings)
-        with gr.Accordion("Parameters", open=False, elem_id="parameters"):
+        with gr.Accordion(label("Parameters"), open=False, elem_id="parameters"):
             self.parameters = sampling_sliders(0.7, 1.0, 1024)
 
     def _connect(self, page: gr.Blocks, handlers: BattleHandlers) -> None:

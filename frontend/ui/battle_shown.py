@@ -14,6 +14,7 @@ from broker.side_by_side import SIDES, Battle, Side
 from frontend.ui import wording
 from frontend.ui.battle import masked, phase_of
 from frontend.ui.conversation import Bookmark, Phase
+from frontend.ui.language import say
 from frontend.ui.markup import render
 from frontend.ui.shown import Outputs, line_of, unchanged
 
@@ -53,24 +54,34 @@ def without_name(failure: Exception, model: str) -> Exception:
 def told(battle: Battle, error: ErrorBody, job_id: str) -> str:
     """A side's failure; while names are hidden without the job's id, by which to look it up."""
     if battle.hidden:
-        return wording.error(masked(error))
+        return wording.error(masked(error), is_kept=True)
     return wording.error(error, job_id)
 
 
 def choices(*, interactive: bool) -> Outputs:
     """Let mode and models be changed, or not."""
-    return (gr.update(interactive=interactive),) * CHOICES
+    mode = gr.update(interactive=interactive, choices=modes())
+    return (mode, *(gr.update(interactive=interactive) for _ in SIDES))
+
+
+def modes() -> list[tuple[str, str]]:
+    """How the models are chosen."""
+    return [(say("Anonymous battle"), "anonymous"), (say("Choose the models"), "named")]
 
 
 def chosen(battle: Battle) -> Outputs:
     """Set mode and models to those of a battle; names of hidden ones are not told."""
     if battle.anonymous:
-        return (gr.update(value="anonymous", interactive=False), *unchanged(len(SIDES)))
+        return (_mode("anonymous"), *unchanged(len(SIDES)))
     models = (
         gr.update(visible=True, choices=[chat.model], value=chat.model, interactive=False)
         for chat in battle.conversations
     )
-    return (gr.update(value="named", interactive=False), *models)
+    return (_mode("named"), *models)
+
+
+def _mode(value: str) -> Any:
+    return gr.update(value=value, interactive=False, choices=modes())
 
 
 def parameters(battle: Battle) -> Outputs:
@@ -87,14 +98,17 @@ def dropdown(names: tuple[str, ...], value: str | None) -> Any:
 
 def names(battle: Battle | None) -> Outputs:
     """The headings of both sides."""
-    return tuple(f"<h2>{side.capitalize()}: {escape(_name(battle, side))}</h2>" for side in SIDES)
+    return tuple(f"<h2>{say(_HEADS[side])}{escape(_name(battle, side))}</h2>" for side in SIDES)
+
+
+_HEADS: Final[dict[Side, str]] = {"left": "Left: ", "right": "Right: "}
 
 
 def _name(battle: Battle | None, side: Side) -> str:
     if battle is None:
-        return "no model yet"
+        return say("no model yet")
     if battle.hidden:
-        return "name hidden until you vote"
+        return say("name hidden until you vote")
     chat = battle.chat(side)
     return chat.last.model if chat.last else chat.model
 
@@ -123,8 +137,10 @@ def _last(battle: Battle | None, side: Side) -> str:
 def line_of_phase(battle: Battle | None) -> str:
     """What there is to know of both answers."""
     if battle and battle.vote:
-        return wording.note(f"Thanks, your vote is noted: {VOTES[battle.vote]}.")
-    return wording.note(NO_VOTE) if phase_of(battle) == "failed" else ""
+        return wording.note(
+            say("Thanks, your vote is noted: {vote}.", vote=say(VOTES[battle.vote]))
+        )
+    return wording.note(say(NO_VOTE)) if phase_of(battle) == "failed" else ""
 
 
 def refused(failure: Exception) -> Outputs:

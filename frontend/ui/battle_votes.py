@@ -8,6 +8,7 @@ from broker.errors import InvalidRequest, JobNotFound
 from broker.feedback import Outcome
 from broker.side_by_side import Battle
 from frontend.service import Service
+from frontend.ui.language import say
 
 _TOO_OLD: Final = (
     "These answers are more than a day old and cannot be compared any more. Regenerate asks both "
@@ -29,7 +30,7 @@ def vote(service: Service, battle: Battle, outcome: Outcome, ip: str = "") -> Ba
     try:
         service.feedback.battle(left, right, outcome, anonymous=battle.hidden, ip=ip)
     except JobNotFound:
-        raise InvalidRequest(_TOO_OLD) from None
+        raise InvalidRequest(say(_TOO_OLD)) from None
     except InvalidRequest:
         earlier = service.feedback.compared(left, right)
         if earlier is None:

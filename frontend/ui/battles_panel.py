@@ -8,13 +8,14 @@ import gradio as gr
 
 from frontend.ui.battle_history import BattleHistory
 from frontend.ui.chats_panel import QUIET, Deletion
+from frontend.ui.language import label
 
 
 class BattlesPanel:
     """The components where it is made, the events with `connect`."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Battles", open=False, elem_id="battles"):
+        with gr.Accordion(label("Battles"), open=False, elem_id="battles"):
             self.list = gr.HTML(padding=False, elem_id="battle-list")
             with gr.Row():
                 self.delete = Deletion.button()

@@ -3,11 +3,14 @@
   // camera is on only while the dialog is open.
   const dialog = document.createElement("dialog");
   dialog.id = "camera-view";
-  dialog.setAttribute("aria-label", "Camera");
+  dialog.setAttribute("aria-label", say("Camera"));
   dialog.innerHTML = `
-    <video autoplay playsinline muted aria-label="What the camera sees"></video>
+    <video autoplay playsinline muted aria-label="${say("What the camera sees")}"></video>
     <p class="line error" role="alert"></p>
-    <div><button type="button" disabled>Take picture</button><button type="button">Cancel</button></div>`;
+    <div>
+      <button type="button" disabled>${say("Take picture")}</button>
+      <button type="button">${say("Cancel")}</button>
+    </div>`;
   const [take, cancel] = dialog.querySelectorAll("button");
   const video = dialog.querySelector("video");
   let tracks = [];
@@ -16,17 +19,19 @@
   const tell = (reason) => {
     take.disabled = true;
     video.remove();
-    dialog.querySelector("[role=alert]").textContent = `${reason} Or upload a picture instead.`;
+    dialog.querySelector("[role=alert]").textContent = `${reason} ${say("Or upload a picture instead.")}`;
   };
   const WHY = {
-    NotAllowedError: "The camera is refused: allow it for this page in the browser's settings.",
-    NotFoundError: "No camera was found: connect one and try again.",
-    NotReadableError: "The camera cannot be opened: close other programs that use it.",
+    NotAllowedError: say(
+      "The camera is refused: allow it for this page in the browser's settings."
+    ),
+    NotFoundError: say("No camera was found: connect one and try again."),
+    NotReadableError: say("The camera cannot be opened: close other programs that use it."),
   };
   const show = (stream) => {
     tracks = stream.getTracks();
     if (!dialog.open) return turnOff();
-    tracks[0].onended = () => tell("The camera has gone: connect it and try again.");
+    tracks[0].onended = () => tell(say("The camera has gone: connect it and try again."));
     video.srcObject = stream;
   };
   video.onplaying = () => {
@@ -57,6 +62,6 @@
   navigator.mediaDevices
     .getUserMedia({video: {facingMode: "environment", width: {ideal: 1280}, height: {ideal: 720}}})
     .then(show)
-    .catch((error) => tell(WHY[error.name] ?? `The camera cannot be used (${error.name}).`));
+    .catch((error) => tell(WHY[error.name] ?? `${say("The camera cannot be used.")} (${error.name})`));
   return [];
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 
 from frontend.ui.chats_panel import QUIET
+from frontend.ui.language import label
 
 _OPEN = Path(__file__).with_name("camera.js").read_text()
 _SHOW = """() => {
@@ -23,6 +24,6 @@ _SHOW = """() => {
 
 def camera_button(page: gr.Blocks) -> None:
     """Make the button, here in the layout; it is hidden where there cannot be a camera."""
-    button = gr.Button("Camera", size="sm", min_width=72, elem_id="camera")
+    button = gr.Button(label("Camera"), size="sm", min_width=72, elem_id="camera")
     button.click(None, None, None, js=_OPEN, **QUIET)
     page.load(None, None, None, js=_SHOW, **QUIET)

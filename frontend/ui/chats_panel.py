@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from frontend.ui.history import History
+from frontend.ui.language import label
 from frontend.ui.shown import Outputs
 
 KEEP_ADDRESS = Path(__file__).with_name("address.js").read_text()
@@ -19,16 +20,19 @@ class ChatsPanel:
     """The components where it is made, the events with `connect`."""
 
     def __init__(self) -> None:
-        with gr.Accordion("Chats", open=True, elem_id="chats"):
-            gr.HTML('<a class="new-chat" href="./">New chat</a>', padding=False)
+        with gr.Accordion(label("Chats"), open=True, elem_id="chats"):
+            gr.HTML(label('<a class="new-chat" href="./">New chat</a>'), padding=False)
             self.search = gr.Textbox(
-                label="Search chats", show_label=False, placeholder="Search", container=False
+                label=label("Search chats"),
+                show_label=False,
+                placeholder=label("Search"),
+                container=False,
             )
             self.list = gr.HTML(padding=False, elem_id="chat-list")
-        with gr.Accordion("This chat", open=False, elem_id="this-chat"):
-            self.title = gr.Textbox(label="Title", max_lines=1, interactive=False)
+        with gr.Accordion(label("This chat"), open=False, elem_id="this-chat"):
+            self.title = gr.Textbox(label=label("Title"), max_lines=1, interactive=False)
             self.link = gr.Textbox(
-                label="Link, read-only",
+                label=label("Link, read-only"),
                 visible=False,
                 interactive=False,
                 buttons=["copy"],
@@ -36,8 +40,10 @@ class ChatsPanel:
             )
             self.files = gr.HTML(padding=False)
             with gr.Row():
-                self.share = gr.Button("Share", size="sm", min_width=72, interactive=False)
-                self.revoke = gr.Button("Stop sharing", size="sm", min_width=72, visible=False)
+                self.share = gr.Button(label("Share"), size="sm", min_width=72, interactive=False)
+                self.revoke = gr.Button(
+                    label("Stop sharing"), size="sm", min_width=72, visible=False
+                )
                 self.delete = Deletion.button()
             self.deletion = Deletion(self.delete)
 
@@ -65,13 +71,15 @@ class Deletion:
     def __init__(self, button: gr.Button) -> None:
         self._button = button
         with gr.Row(visible=False) as self.asks:
-            self._really = gr.Button("Delete for good", variant="stop", size="sm", min_width=72)
-            self._keep = gr.Button("Keep", size="sm", min_width=72)
+            self._really = gr.Button(
+                label("Delete for good"), variant="stop", size="sm", min_width=72
+            )
+            self._keep = gr.Button(label("Keep"), size="sm", min_width=72)
 
     @staticmethod
     def button() -> gr.Button:
         """Make the button where it belongs."""
-        return gr.Button("Delete", size="sm", min_width=72, interactive=False)
+        return gr.Button(label("Delete"), size="sm", min_width=72, interactive=False)
 
     def connect(
         self, delete: Callable[..., Outputs], bookmark: gr.Textbox, shown: list[Any]

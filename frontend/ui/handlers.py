@@ -25,12 +25,12 @@ from frontend.ui.attaching import Attaching
 from frontend.ui.conversation import Bookmark, phase
 from frontend.ui.following import newer
 from frontend.ui.judge import Judge
+from frontend.ui.language import say
 from frontend.ui.markup import as_text, render, turn_at
 from frontend.ui.message_box import EMPTY, Message
 from frontend.ui.model_list import ModelList
 from frontend.ui.shown import (
     BUTTONS,
-    PARAMETERS,
     PARTS,
     SHOWN,
     Outputs,
@@ -72,16 +72,16 @@ class Handlers:
         try:
             if asked.get("share"):
                 chat = self._service.chats.shared(asked["share"])
-                return (*unchanged(PARAMETERS), *read_only(chat))
+                return (*parameters(None), *read_only(chat))
             if not asked.get("chat"):
-                return unchanged(PARAMETERS + SHOWN + PARTS)
+                return (*parameters(None), *unchanged(SHOWN + PARTS))
             chat = self._service.chats.read(owner(request), asked["chat"])
             if chat.under_way:
                 self._readers.arrive(request.session_hash or "", chat.under_way)
             return (*parameters(chat), *shown(chat), *resume(chat))
         except Exception as failure:
             page = shown(new_chat(""), line_of(failure))
-            return (*unchanged(PARAMETERS), *page, *unchanged(PARTS))
+            return (*parameters(None), *page, *unchanged(PARTS))
 
     def look(self, bookmark: str | None, request: gr.Request) -> Outputs:
         """Show what another tab has made of the chat. Gives what is shown, and what goes on."""
@@ -203,7 +203,7 @@ class Handlers:
                 question stays and may be asked again.
         """
         if not asked.model:
-            raise InvalidRequest(wording.NO_MODEL, param="model")
+            raise InvalidRequest(say(wording.NO_MODEL), param="model")
         self._judge.check(asked, request.cookies)
         seat = request.session_hash or ""
         try:
@@ -211,8 +211,8 @@ class Handlers:
         except InvalidRequest:
             raise
         except HeliographError as failure:
-            return self._service.chats.save(asked), wording.error(failure.body)
-        return sent, wording.note("sent")
+            return self._service.chats.save(asked), wording.error(failure.body, is_kept=True)
+        return sent, wording.note(say("sent"))
 
     def stream(self, bookmark: str | None, request: gr.Request) -> Iterator[Outputs]:
         """Show the answer grow, from where it is. Gives chat and line."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from html import escape
+from typing import Final
 
 import gradio as gr
 
@@ -14,6 +15,7 @@ from broker.errors import HeliographError
 from frontend.jobs import Jobs
 from frontend.ui import wording
 from frontend.ui.conversation import Bookmark
+from frontend.ui.language import say
 from frontend.ui.shown import SHOWN, Outputs, base_url, line_of, owner, shown, unchanged
 from frontend.ui.web import EXPORTS
 
@@ -48,7 +50,7 @@ class History:
         wanted = (words or "").casefold().split()
         found = [each for each in entries if all(word in each.title.casefold() for word in wanted)]
         if entries and not found:
-            return wording.note("No title has these words.")
+            return wording.note(say("No title has these words."))
         return as_list(found, Bookmark.parse(bookmark).chat, "chat")
 
     def rename(self, bookmark: str | None, title: str | None, request: gr.Request) -> Outputs:
@@ -73,7 +75,7 @@ class History:
             self._chats.delete(chat)
         except Exception as failure:
             return (gr.skip(), line_of(failure), *unchanged(SHOWN - 2))
-        return shown(new_chat(""), wording.note("deleted"))
+        return shown(new_chat(""), wording.note(say("deleted")))
 
     def _change(
         self, bookmark: str | None, request: gr.Request, how: Callable[[Chat], Chat]
@@ -98,10 +100,12 @@ def as_list(entries: Iterable[Entry], open_id: str, kind: Kind) -> str:
         for each in entries
     )
     if not items:
-        return wording.note(f"No {kind}s yet.")
-    return f'<nav aria-label="{kind.capitalize()}s"><ul class="chats">{items}</ul></nav>'
+        return wording.note(say(_NONE[kind]))
+    return f'<nav aria-label="{say(_LISTS[kind])}"><ul class="chats">{items}</ul></nav>'
 
 
+_LISTS: Final[dict[Kind, str]] = {"chat": "Chats", "battle": "Battles"}
+_NONE: Final[dict[Kind, str]] = {"chat": "No chats yet.", "battle": "No battles yet."}
 _CURRENT = ' aria-current="page"'
 
 
@@ -114,7 +118,7 @@ def _menu(chat: Chat, request: gr.Request) -> Outputs:
     return (
         gr.update(value=chat.title, interactive=is_kept),
         gr.update(value=f"{base}?share={chat.share}", visible=bool(chat.share)),
-        f'<p class="line">Download as {files}</p>' if is_kept else "",
+        f'<p class="line">{say("Download as {files}", files=files)}</p>' if is_kept else "",
         gr.update(interactive=is_kept, visible=not chat.share),
         gr.update(visible=bool(chat.share)),
         gr.update(interactive=is_kept),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from broker.strengths import Standing
 from frontend.ui import wording
+from frontend.ui.language import say
 from frontend.ui.table import table
 
 _BASIS = (
@@ -18,24 +19,28 @@ _HEADS = ("Rank", "Model", "Rating", "95 %", "Votes", "Won", "Lost", "Ties", "Of
 def tables(rows: Sequence[Standing]) -> str:
     """All models that were compared, as `broker.strengths.standings` sorts them."""
     if not rows:
-        return wording.note("No two answers have been compared yet.")
+        return wording.note(say("No two answers have been compared yet."))
     groups = sorted({row.group for row in rows})
     boards = (
         table(
-            "Leaderboard" if len(groups) == 1 else f"Leaderboard, group {group + 1}",
-            _HEADS,
+            say("Leaderboard")
+            if len(groups) == 1
+            else say("Leaderboard, group {group}", group=group + 1),
+            [say(head) for head in _HEADS],
             (_row(row) for row in rows if row.group == group),
         )
         for group in groups
     )
-    return "".join((*boards, wording.note(_BASIS)))
+    return "".join((*boards, wording.note(say(_BASIS))))
 
 
 def _row(row: Standing) -> tuple[str, ...]:
     return (
-        str(row.rank) if row.rank == row.last_rank else f"{row.rank} to {row.last_rank}",
+        str(row.rank)
+        if row.rank == row.last_rank
+        else say("{low} to {high}", low=row.rank, high=row.last_rank),
         row.model,
         f"{row.rating:.0f}",
-        f"{row.low:.0f} to {row.high:.0f}",
+        say("{low} to {high}", low=f"{row.low:.0f}", high=f"{row.high:.0f}"),
         *map(str, (row.votes, row.won, row.lost, row.ties, row.bothbad)),
     )

@@ -4,7 +4,7 @@
   // for which the browser would leave the page.
   const box = document.querySelector("#message");
   const complete = () => {
-    box.querySelector("textarea")?.setAttribute("aria-label", "Message");
+    box.querySelector("textarea")?.setAttribute("aria-label", say("Message"));
     box.querySelector(".thumbnails")?.setAttribute("role", "list");
     for (const chooser of box.querySelectorAll("input[type=file]"))
       chooser.accept = "image/jpeg,image/png,image/webp,image/gif";

@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import gradio as gr
 
+from frontend.ui.language import label
 from frontend.ui.uploads import Upload
 
 COMPLETE = Path(__file__).with_name("message_box.js").read_text()
@@ -36,9 +37,9 @@ EMPTY = Message(text="", files=[])
 def message_box() -> gr.MultimodalTextbox:
     """Make the box, to be rendered later. Enter sends, Shift+Enter begins a new line."""
     return gr.MultimodalTextbox(
-        label="Message",
+        label=label("Message"),
         show_label=False,
-        placeholder="Ask something",
+        placeholder=label("Ask something"),
         file_count="multiple",
         sources=["upload"],
         lines=1,

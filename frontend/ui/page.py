@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 from gradio.components.navbar import Navbar
 
 from broker.feedback import Vote
-from broker.messages import ImageProcessMode
 from broker.settings import Settings
 from frontend.operations import Operations
 from frontend.ui.battle_handlers import BattleHandlers
@@ -19,11 +18,12 @@ from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
+from frontend.ui.language import SWITCH, label
 from frontend.ui.markup import LATEX_DELIMITERS
 from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
-from frontend.ui.shown import Outputs
+from frontend.ui.shown import Outputs, process_modes
 from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
 
@@ -73,8 +73,12 @@ class Page:
             gr.Textbox("", visible="hidden", show_label=False, container=False) for _ in range(3)
         )
         gr.HTML(
-            "<h1>Heliograph</h1><p>Send a picture, ask about it, and watch the answer arrive.</p>"
-            '<a href="fleet">Fleet</a><a href="battle">Side by side</a>',
+            label(
+                "<h1>Heliograph</h1>"
+                "<p>Send a picture, ask about it, and watch the answer arrive.</p>"
+                '<a href="fleet">Fleet</a><a href="battle">Side by side</a>'
+            )
+            + SWITCH,
             visible=settings.embed == "off",
             elem_id="heading",
             padding=False,
@@ -88,17 +92,17 @@ class Page:
         self._connect(demo, handlers, history, settings)
 
     def _build_side(self) -> None:
-        self.model = gr.Dropdown([], label="Model", interactive=True, elem_id="model")
+        self.model = gr.Dropdown([], label=label("Model"), interactive=True, elem_id="model")
         self.notice = gr.HTML(elem_id="notice", padding=False)
         self.message = message_box()
         with gr.Column(elem_id="examples"):
             gr.Examples(
                 [[{"text": question, "files": [str(path)]}] for path, question in EXAMPLES],
                 inputs=[self.message],
-                label="Examples",
+                label=label("Examples"),
                 api_visibility="private",
             )
-        with gr.Accordion("Parameters", open=False, elem_id="parameters"):
+        with gr.Accordion(label("Parameters"), open=False, elem_id="parameters"):
             self.parameters = [
                 *sampling_sliders(0.2, 0.7, 4096, penalty=True),
                 gr.Slider(
@@ -106,23 +110,25 @@ class Page:
                     24,
                     0,
                     step=1,
-                    label="Max input tiles",
-                    info="Shared by the images of a turn; 0 leaves it to the model",
+                    label=label("Max input tiles"),
+                    info=label("Shared by the images of a turn; 0 leaves it to the model"),
                     interactive=True,
                 ),
                 gr.Radio(
-                    [("As it is", ""), *get_args(ImageProcessMode)],
+                    process_modes(),
                     value="",
-                    label="Image process mode",
-                    info="Default scales large images down; the others also change the shape",
+                    label=label("Image process mode"),
+                    info=label(
+                        "Default scales large images down; the others also change the shape"
+                    ),
                     interactive=True,
                 ),
-                gr.Textbox(label="System prompt", lines=2, max_lines=6, interactive=True),
+                gr.Textbox(label=label("System prompt"), lines=2, max_lines=6, interactive=True),
             ]
 
     def _build_chat(self, demo: gr.Blocks, settings: Settings) -> None:
         self.chat = gr.Chatbot(
-            label="Chat",
+            label=label("Chat"),
             show_label=False,
             height=None,
             layout="bubble",
@@ -130,14 +136,14 @@ class Page:
             buttons=["copy"],
             feedback_options=None,
             editable="user",
-            placeholder="Choose an example, or send a picture and ask.",
+            placeholder=label("Choose an example, or send a picture and ask."),
             elem_id="chat",
         )
         self.line = gr.HTML(elem_id="line", padding=False)
         with gr.Row(elem_id="ask") as self.ask:
             self.message.render()  # type: ignore[no-untyped-call]
-            self.send = gr.Button("Send", variant="primary", scale=1, min_width=72)
-            self.stop = gr.Button("Stop", scale=1, min_width=72, interactive=False)
+            self.send = gr.Button(label("Send"), variant="primary", scale=1, min_width=72)
+            self.stop = gr.Button(label("Stop"), scale=1, min_width=72, interactive=False)
         self.files = gr.Textbox("", visible="hidden", show_label=False, container=False)
         with gr.Row(elem_id="attach"):
             self.limits = gr.HTML(elem_id="limits", padding=False)
@@ -145,7 +151,9 @@ class Page:
         oversize_line(demo, [self.send.click, self.message.submit], settings)
         with gr.Row(elem_id="after") as self.after:
             self.regenerate, self.clear, self.upvote, self.downvote, self.flag = (
-                gr.Button(name, size="sm", min_width=72, interactive=False, elem_id=name.lower())
+                gr.Button(
+                    label(name), size="sm", min_width=72, interactive=False, elem_id=name.lower()
+                )
                 for name in ("Regenerate", "Clear", "Upvote", "Downvote", "Flag")
             )
         self.why = VotePanel()

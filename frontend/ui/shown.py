@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gradio as gr
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from broker.errors import ErrorBody, HeliographError, InvalidRequest, WorkerFail
 from broker.messages import ImageProcessMode, SamplingParams
 from frontend.ui import tabs, wording
 from frontend.ui.conversation import Bookmark, Controls, Phase, phase
+from frontend.ui.language import say
 from frontend.ui.markup import render
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,11 @@ def shown(chat: Chat, line: str | None = None) -> Outputs:
 
 def read_only(chat: Chat) -> Outputs:
     """Show a chat to who has its link, and hide what would change it."""
-    line = "This answer is still being written." if chat.under_way else "Shared with you, read-only"
+    line = (
+        say("This answer is still being written.")
+        if chat.under_way
+        else say("Shared with you, read-only")
+    )
     value = gr.update(value=render(chat), editable=None, elem_classes=["read-only"])
     hidden = (gr.update(visible=False),) * (PARTS - 1)
     return (value, wording.note(line), "", *buttons("empty"), "", *hidden)
@@ -80,8 +85,16 @@ def buttons(now: Phase) -> Outputs:
     return tuple(gr.update(interactive=each) for each in on)
 
 
-def parameters(chat: Chat) -> Outputs:
-    """Set what was chosen when the chat was last asked on."""
+def process_modes() -> list[tuple[str, str]]:
+    """How pictures may be brought to the model's shape."""
+    return [(say("As it is"), ""), *((say(mode), mode) for mode in get_args(ImageProcessMode))]
+
+
+def parameters(chat: Chat | None) -> Outputs:
+    """Set what was chosen when the chat was last asked on; without one only what may be chosen."""
+    modes = gr.update(choices=process_modes())
+    if chat is None:
+        return (*unchanged(PARAMETERS - 2), modes, gr.skip())
     chosen = chat.sampling
     return (
         chosen.temperature,
@@ -89,7 +102,7 @@ def parameters(chat: Chat) -> Outputs:
         chosen.repetition_penalty,
         chosen.max_tokens,
         chosen.max_input_tiles or 0,
-        chosen.image_process_mode or "",
+        modes | {"value": chosen.image_process_mode or ""},
         chat.system,
     )
 
@@ -118,7 +131,9 @@ def sampling_of(
         )
     except ValidationError as invalid:
         names = ", ".join(str(error["loc"][0]) for error in invalid.errors())
-        raise InvalidRequest(f"These parameters are out of range: {names}.") from None
+        raise InvalidRequest(
+            say("These parameters are out of range: {names}.", names=names)
+        ) from None
 
 
 def choose(
@@ -147,7 +162,7 @@ def body_of(failure: Exception, job_id: str = "") -> ErrorBody:
     if isinstance(failure, HeliographError):
         return failure.body
     log.error("the chat page failed, job %s", job_id or "none yet", exc_info=failure)
-    return WorkerFailed("Something went wrong in the chat page; its log says more.").body
+    return WorkerFailed(say("Something went wrong in the chat page; its log says more.")).body
 
 
 def line_of(failure: Exception, job_id: str = "") -> str:

@@ -17,6 +17,7 @@ import gradio as gr
 from broker.errors import ConfigurationError, InvalidRequest
 from broker.settings import Settings
 from frontend.ui.chats_panel import QUIET
+from frontend.ui.language import label, say
 from frontend.ui.markup import as_markdown
 
 COOKIE: Final = "heliograph_terms"
@@ -72,7 +73,7 @@ class Terms:
         """
         if self.need_consent and cookies.get(COOKIE) != self.digest:
             raise NotAgreed(
-                "Agree to the terms of use first: they stand at the end of the chat page."
+                say("Agree to the terms of use first: they stand at the end of the chat page.")
             )
 
 
@@ -81,11 +82,11 @@ class TermsPanel:
 
     def __init__(self, demo: gr.Blocks, terms: Terms) -> None:
         """Build the components and set their events up."""
-        with gr.Accordion("Terms of use", open=False, elem_id="terms") as panel:
+        with gr.Accordion(label("Terms of use"), open=False, elem_id="terms") as panel:
             gr.Markdown(as_markdown(terms.text))
             if not terms.need_consent:
                 return
-            agree = gr.Button("I agree to the terms of use", visible=False, size="sm")
+            agree = gr.Button(label("I agree to the terms of use"), visible=False, size="sm")
 
         def ask(request: gr.Request) -> tuple[Any, Any]:
             try:

@@ -6,6 +6,7 @@ import gradio as gr
 
 from broker.feedback import MAX_COMMENT
 from frontend.ui.chats_panel import QUIET
+from frontend.ui.language import label
 from frontend.ui.votes import Votes
 
 
@@ -15,20 +16,20 @@ class VotePanel:
     def __init__(self) -> None:
         self.said = gr.HTML(padding=False, elem_id="said")
         with gr.Column(visible=False, elem_id="why") as self.panel:
-            self.reasons = gr.CheckboxGroup([], label="Why? (optional)", interactive=True)
+            self.reasons = gr.CheckboxGroup([], label=label("Why? (optional)"), interactive=True)
             with gr.Row(elem_id="why-words"):
                 self.comment = gr.Textbox(
-                    label="Comment",
+                    label=label("Comment"),
                     show_label=False,
-                    placeholder=f"Comment, up to {MAX_COMMENT:,} characters",
+                    placeholder=label(f"Comment, up to {MAX_COMMENT:,} characters"),
                     container=False,
                     max_length=MAX_COMMENT,
                     lines=1,
                     max_lines=4,
                     min_width=200,
                 )
-                self.tell = gr.Button("Send feedback", size="sm", min_width=72)
-                self.skip = gr.Button("Skip", size="sm", min_width=56)
+                self.tell = gr.Button(label("Send feedback"), size="sm", min_width=72)
+                self.skip = gr.Button(label("Skip"), size="sm", min_width=56)
 
     def connect(self, votes: Votes, bookmark: gr.Textbox, line: gr.HTML) -> None:
         """Set the events up."""

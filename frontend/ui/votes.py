@@ -14,6 +14,7 @@ from broker.feedback import Vote
 from frontend.feedback import Feedback
 from frontend.ui import wording
 from frontend.ui.conversation import Bookmark, phase
+from frontend.ui.language import say
 from frontend.ui.shown import BUTTONS, Outputs, address, buttons, line_of, owner, unchanged
 
 REASONS: Final[dict[Vote, tuple[str, ...]]] = {
@@ -61,7 +62,7 @@ class Votes:
         is_asked = answer.vote is not None and not (answer.reason or answer.comment)
         return (
             gr.update(visible=is_asked),
-            gr.update(choices=list(REASONS[answer.vote]) if answer.vote else [], value=[]),
+            gr.update(choices=_choices(answer.vote), value=[]),
             "",
             wording.said(answer),
         )
@@ -82,7 +83,7 @@ class Votes:
             reason = ", ".join(each for each in REASONS[kind] if each in (reasons or ()))
             words = (comment or "").strip()
             if not (reason or words):
-                raise InvalidRequest("Choose a reason or write a comment, or skip it.")
+                raise InvalidRequest(say("Choose a reason or write a comment, or skip it."))
             entry = self._feedback.vote(
                 answer.job,
                 kind,
@@ -110,5 +111,9 @@ class Votes:
         chat = self._chats.read(owner(request), shown.chat)
         shown.check(chat)
         if chat.last is None:
-            raise InvalidRequest("There is no answer to vote on yet.")
+            raise InvalidRequest(say("There is no answer to vote on yet."))
         return chat, chat.last
+
+
+def _choices(kind: Vote | None) -> list[tuple[str, str]]:
+    return [(say(reason), reason) for reason in REASONS[kind]] if kind else []

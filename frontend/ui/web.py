@@ -94,8 +94,41 @@ class OwnerCookie:
                 MutableHeaders(scope=message).append("Set-Cookie", response.headers["Set-Cookie"])
             await send(message)
 
-        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in _OWNED
-        await self._app(scope, receive, add_cookie if is_page else send)
+        await self._app(scope, receive, add_cookie if _is_page(scope) else send)
+
+
+def _is_page(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in _OWNED
+
+
+class FirstScript:
+    """Middleware that puts a script before all others of a page; Gradio runs its own last."""
+
+    def __init__(self, app: ASGIApp, script: str) -> None:
+        """Take the script with its tags."""
+        self._app = app
+        self._script = script.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; change nothing but the pages that belong to a browser."""
+        start: Message = {}
+
+        async def add_script(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start:
+                body = message["body"]
+                message["body"] = body.replace(b"<head>", b"<head>" + self._script, 1)
+                headers = MutableHeaders(scope=start)
+                longer = len(message["body"]) - len(body)
+                headers["Content-Length"] = str(int(headers["Content-Length"]) + longer)
+                await send(start)
+                start = {}
+            await send(message)
+
+        await self._app(scope, receive, add_script if _is_page(scope) else send)
 
 
 class BodyLimit:

@@ -201,6 +201,7 @@ def test_tiles_and_process_mode_are_asked_for_only_when_chosen(
     chat.set_slider("Max input tiles", 24)
     chat.page.get_by_label("Crop", exact=True).check()
     chat.ask("Like this")
+    expect(chat.answers).to_have_count(2)
     chat.expect_buttons(*ANSWERED)
     sampling = newest(echo_stack).request.sampling
     assert (sampling.max_input_tiles, sampling.image_process_mode) == (24, "Crop")
