@@ -14,11 +14,13 @@ from typing import Final
 
 import gradio as gr
 from gradio.context import LocalContext
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 COOKIE: Final = "heliograph_language"
+_LANGUAGES: Final = ("en", "zh")
 _KEEP_S: Final = 365 * 24 * 3600
 
 CHINESE: Final[Mapping[str, str]] = json.loads(
@@ -55,12 +57,14 @@ def _asks_in_chinese() -> bool:
 
 
 def _choose(request: Request) -> Response:
-    page = request.headers.get("referer", "")
-    base = str(request.base_url)
+    language = request.path_params["language"]
+    if language not in _LANGUAGES:
+        raise HTTPException(404, f"The page is in these languages: {', '.join(_LANGUAGES)}.")
+    page, base = request.headers.get("referer", ""), str(request.base_url)
     reply = RedirectResponse(page if page.startswith(base) else base, 303)
     reply.set_cookie(
         COOKIE,
-        "zh" if request.path_params["language"] == "zh" else "en",
+        language,
         max_age=_KEEP_S,
         samesite="lax",
         secure=request.url.scheme == "https",

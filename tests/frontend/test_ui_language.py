@@ -168,3 +168,9 @@ def test_another_site_is_not_led_back_to(browser: BrowserContext, address: str) 
         f"{address}/language/zh", headers={"Referer": "http://elsewhere.test/"}, max_redirects=0
     )
     assert (reply.status, reply.headers["location"]) == (303, f"{address}/")
+
+
+def test_a_language_that_the_page_has_not_is_refused(browser: BrowserContext, address: str) -> None:
+    reply = browser.request.get(f"{address}/language/fr")
+    assert reply.status == 404
+    assert reply.json()["detail"] == "The page is in these languages: en, zh."

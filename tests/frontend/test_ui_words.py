@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from broker.conversation import Chat, new_chat
-from broker.errors import InvalidImage, NoLiveWorker
+from broker.errors import InvalidImage, NoLiveWorker, RedisUnavailable
 from broker.events import End, EventId, FinishReason, SeenImage, Timings, Usage
 from broker.messages import GenerateRequest, WorkerInfo
 from frontend.line import Place
@@ -262,6 +262,13 @@ def test_an_error_says_what_happened_to_which_job_and_what_to_do() -> None:
     shown = wording.error(NoLiveWorker("Nobody <is> there.").body, "j1")
     assert "Nobody &lt;is&gt; there. (job j1) Regenerate tries again." in shown
     assert "Regenerate" not in wording.error(InvalidImage("Not a picture.").body)
+
+
+def test_only_a_question_that_is_kept_can_be_asked_again_by_regenerate() -> None:
+    """A message that was refused stays in its box, to be sent once more."""
+    refused = RedisUnavailable("Redis does not answer.").body
+    assert "Regenerate" not in wording.error(refused)
+    assert "Regenerate tries again." in wording.error(refused, is_kept=True)
 
 
 def test_code_in_a_long_answer_gets_its_colours_at_the_end() -> None:
