@@ -21,7 +21,7 @@ from tests.stack import Process, Stack, until
 
 SPEED = 20
 MOST_REDIS_CPU = 0.2
-"""Of one core; on two that are busy otherwise it is 0.05 for 200 streams, 0.14 to 0.19 for 1,000."""
+"""Of one core; on two that are busy otherwise 0.05 for 200 streams, 0.14 to 0.19 for 1,000."""
 
 MOST_GAP_S = 0.2
 MOST_DELAY_S = 0.25
