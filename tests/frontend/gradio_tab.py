@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from frontend.ui.language import label
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -49,9 +51,9 @@ class GradioTab:
         """Send a message; give what is told of its answer. Chat and line are the outputs."""
         named = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in files]
         values = {
-            "Message": {"text": text, "files": named},
-            "Model": model,
-            "Max output tokens": max_tokens,
+            label("Message"): {"text": text, "files": named},
+            label("Model"): model,
+            label("Max output tokens"): max_tokens,
         }
         sent = [told async for told in self._call("send", values)][-1]
         bookmark = self._events["stream"]["inputs"][0]
