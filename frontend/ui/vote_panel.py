@@ -14,6 +14,7 @@ class VotePanel:
     """The components where it is made, the events with `connect`."""
 
     def __init__(self) -> None:
+        self.asked = gr.State("")
         self.said = gr.HTML(padding=False, elem_id="said")
         with gr.Column(visible=False, elem_id="why") as self.panel:
             self.reasons = gr.CheckboxGroup([], label=label("Why? (optional)"), interactive=True)
@@ -33,8 +34,8 @@ class VotePanel:
 
     def connect(self, votes: Votes, bookmark: gr.Textbox, line: gr.HTML) -> None:
         """Set the events up."""
-        parts = [self.panel, self.reasons, self.comment, self.said]
-        bookmark.change(votes.refresh, [bookmark], parts, **QUIET)
+        parts = [self.panel, self.reasons, self.comment, self.said, self.asked]
+        bookmark.change(votes.refresh, [bookmark, self.asked], parts, **QUIET)
         gr.on(
             [self.tell.click, self.comment.submit],
             votes.tell,

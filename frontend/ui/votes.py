@@ -23,8 +23,9 @@ REASONS: Final[dict[Vote, tuple[str, ...]]] = {
     "flag": ("unsafe", "offensive", "private data", "illegal"),
 }
 
-PANEL: Final = 4
-"""The panel, its reasons, its comment, and what was said: the order of `refresh`."""
+PANEL: Final = 5
+"""The panel, its reasons, its comment, what was said, and which vote is asked about: the order of
+`refresh`."""
 
 
 class Votes:
@@ -53,18 +54,25 @@ class Votes:
 
         return vote
 
-    def refresh(self, bookmark: str | None, request: gr.Request) -> Outputs:
-        """Thank for a vote, and ask why if that is not known. Gives the panel's components."""
+    def refresh(self, bookmark: str | None, asked: str, request: gr.Request) -> Outputs:
+        """Thank for a vote, and ask why if that is not known. Gives the panel's components.
+
+        What is written already stays when another thing of the chat has changed.
+        """
         try:
             _, answer = self._answer(bookmark, request)
         except HeliographError:
-            return (gr.update(visible=False), *unchanged(2), "")
+            return (gr.update(visible=False), *unchanged(2), "", "")
         is_asked = answer.vote is not None and not (answer.reason or answer.comment)
+        about = f"{answer.job} {answer.vote}" if is_asked else ""
+        if about and about == asked:
+            return unchanged(PANEL)
         return (
             gr.update(visible=is_asked),
             gr.update(choices=_choices(answer.vote), value=[]),
             "",
             wording.said(answer),
+            about,
         )
 
     def tell(

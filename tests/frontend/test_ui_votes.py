@@ -109,6 +109,19 @@ def test_nobody_has_to_say_why(chat: ChatPage, echo_stack: Stack) -> None:
     assert votes(echo_stack) == [*before, ("flag", "", "")]
 
 
+def test_a_comment_that_is_being_written_stays_when_the_chat_gets_a_title(chat: ChatPage) -> None:
+    chat.button("Upvote").click()
+    comment = chat.page.get_by_label("Comment", exact=True)
+    comment.fill("Half a sen")
+    chat.page.get_by_role("button", name="This chat").click()
+    title = chat.page.get_by_label("Title", exact=True)
+    for words in ("Another title", "And one more"):
+        title.fill(words)
+        title.press("Enter")
+        expect(chat.page.get_by_role("link", name=words)).to_be_visible()
+    expect(comment).to_have_value("Half a sen")
+
+
 def test_each_answer_is_asked_about_anew(chat: ChatPage, echo_stack: Stack) -> None:
     before = votes(echo_stack)
     chat.button("Upvote").click()
