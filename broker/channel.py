@@ -30,6 +30,7 @@ from broker.events import (
     Event,
     EventId,
     Failed,
+    decode_event,
     decode_message,
     is_terminal,
 )
@@ -180,7 +181,7 @@ def read_claim(reply: Any) -> Claimed | None:
     attempt, record, cancel, entries, failures, missed = reply
     try:
         request = GenerateRequest.model_validate_json(record)
-        events = [decode_message(fields[1]) for _, fields in entries]
+        events = [_decode(entry_id, fields) for entry_id, fields in entries]
     except ValueError as error:
         raise Unreadable(int(attempt)) from error
     told = [event for event in events if isinstance(event, Delta | End)]
@@ -267,4 +268,14 @@ def read_log(
     """Events of a job after the given id, in order, at most `count`."""
     low = "-" if after == START else f"({after}"
     entries: Any = client.xrange(keys.events(job_id), low, "+", count)
-    return [decode_message(fields[b"m"]) for _, fields in entries]
+    return [_decode(entry_id, fields) for entry_id, fields in entries]
+
+
+def _decode(entry_id: bytes, fields: Any) -> Event:
+    if isinstance(fields, list):  # a script's reply: a flat list
+        fields = dict(zip(fields[::2], fields[1::2], strict=True))
+    if b"m" in fields:
+        return decode_message(fields[b"m"])
+    # Before there was `m` the event's fields were the entry's; a chat's log lasts for a month.
+    told = {key.decode(): value.decode() for key, value in fields.items()}
+    return decode_event(EventId.parse(entry_id.decode()), told)

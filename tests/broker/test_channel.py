@@ -172,6 +172,16 @@ def followed(client: redis.Redis, subscriber: Subscriber) -> tuple[str, int, Eve
     return job_id, attempt, events
 
 
+def test_a_log_of_the_version_before_is_read(client: redis.Redis) -> None:
+    job_id = make_job(client)
+    attempt = claim(client, job_id).attempt
+    told = Delta(EventId(attempt, 1), "one ", (7, 8))
+    client.xadd(keys.events(job_id), encode_event(told), "1-1")  # type: ignore[arg-type]
+    assert channel.read_log(client, job_id)[1:] == [told]
+    again = claim(client, job_id)
+    assert (again.text, again.token_ids) == ("one ", (7, 8))
+
+
 def test_a_message_lost_by_pubsub_is_filled_from_the_log(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
