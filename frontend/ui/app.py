@@ -73,10 +73,12 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         from frontend.ui.judge import Judge
         from frontend.ui.language import CATALOGUES, CHOICE
         from frontend.ui.page import build_page
+        from frontend.ui.sockets import StreamSockets
         from frontend.ui.terms import Terms
         from frontend.ui.tunnel import share
         from frontend.ui.uploads import fetch_nothing
         from frontend.ui.web import (
+            PAGES,
             BodyLimit,
             ContentPolicy,
             FirstScript,
@@ -119,7 +121,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         pwa=False,
         theme=_theme(),
         css_paths=[HERE / name for name in ("style.css", "battle.css", "code.css")],
-        head_paths=[HERE / name for name in ("stream.html", "labels.html")],
+        head_paths=[HERE / "labels.html"],
         i18n=CATALOGUES,
         app_kwargs={
             "openapi_url": None,
@@ -132,9 +134,11 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
                 CHOICE,
             ],
             "middleware": [
+                Middleware(StreamSockets),
                 Middleware(ContentPolicy, framers=_framers(settings)),
                 Middleware(OwnerCookie),
                 Middleware(FirstScript, script=(HERE / "language.html").read_text()),
+                Middleware(FirstScript, script=(HERE / "stream.html").read_text(), paths=PAGES),
                 Middleware(
                     BodyLimit,
                     max_bytes=settings.max_body_bytes,

@@ -6,7 +6,7 @@ what was said. Pictures are served under their SHA-256, which nobody guesses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import quote
 
@@ -39,8 +39,10 @@ POLICY: Final = (
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 FEATURES: Final = "camera=(self), microphone=(), geolocation=(), display-capture=()"
-_OWNED: Final = ("/", "/battle")
+OWNED: Final = ("/", "/battle")
 """Pages that show what belongs to a browser."""
+
+PAGES: Final = (*OWNED, "/fleet")
 
 
 class ContentPolicy:
@@ -94,23 +96,24 @@ class OwnerCookie:
                 MutableHeaders(scope=message).append("Set-Cookie", response.headers["Set-Cookie"])
             await send(message)
 
-        await self._app(scope, receive, add_cookie if _is_page(scope) else send)
+        await self._app(scope, receive, add_cookie if _is_page(scope, OWNED) else send)
 
 
-def _is_page(scope: Scope) -> bool:
-    return scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in _OWNED
+def _is_page(scope: Scope, paths: Collection[str]) -> bool:
+    return scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in paths
 
 
 class FirstScript:
-    """Middleware that puts a script before all others of a page; Gradio runs its own last."""
+    """Middleware that puts a script before all others of a page; Gradio would run it last."""
 
-    def __init__(self, app: ASGIApp, script: str) -> None:
-        """Take the script with its tags."""
+    def __init__(self, app: ASGIApp, script: str, paths: Collection[str] = OWNED) -> None:
+        """Take the script with its tags, and its pages."""
         self._app = app
         self._script = script.encode()
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; change nothing but the pages that belong to a browser."""
+        """Pass the request on; change nothing but the pages."""
         start: Message = {}
 
         async def add_script(message: Message) -> None:
@@ -128,7 +131,7 @@ class FirstScript:
                 start = {}
             await send(message)
 
-        await self._app(scope, receive, add_script if _is_page(scope) else send)
+        await self._app(scope, receive, add_script if _is_page(scope, self._paths) else send)
 
 
 class BodyLimit:

@@ -23,7 +23,7 @@ _WATCH = """() => {
     if (text && text !== window.seen[window.seen.length - 1]) window.seen.push(text);
   };
   new MutationObserver(note).observe(
-    document.querySelector('#chat'), {childList: true, subtree: true, characterData: true});
+    document, {childList: true, subtree: true, characterData: true});
 }"""
 
 
@@ -66,13 +66,13 @@ window.fetch = async (...request) => {
   })().catch(() => {});  // the page itself breaks streams off
   return reply;
 };
-const Source = window.EventSource;
-window.EventSource = class extends Source {
-  constructor(...address) {
-    super(...address);
-    this.addEventListener('message', (event) => window.received.push(event.data));
-  }
-};
+for (const Source of [window.EventSource, window.WebSocket])
+  window[Source.name] = class extends Source {
+    constructor(...address) {
+      super(...address);
+      this.addEventListener('message', (event) => window.received.push(event.data));
+    }
+  };
 """
 
 
