@@ -171,7 +171,8 @@ class Handlers:
             Bookmark.parse(bookmark).check(chat)
             if chat.under_way:
                 return False, unchanged(SHOWN)
-            return True, shown(*self._submit(change(choose(chat, model, *chosen)), request))
+            chat = choose(chat, model or self.models.first(request), *chosen)
+            return True, shown(*self._submit(change(chat), request))
         except Exception as failure:
             return False, self._refuse(chat, failure)
 

@@ -39,9 +39,18 @@ class ModelList:
         notice = wording.missing(wanted, live)
         if listed == known and chosen:
             return gr.skip(), notice, gr.skip(), ready
-        value = wanted if wanted in listed or chosen else next(iter(listed), None)
+        value = chosen or _preferred(wanted, listed)
         choices = sorted({*listed, value}, key=place) if value else []
         return gr.update(choices=choices, value=value), notice, listed, ready
+
+    def first(self, request: gr.Request) -> str | None:
+        """The model that a page which does not show its list yet will have chosen.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        live = [model.name for model in self._service.fleet.models()]
+        return _preferred(self._model_of(request), self._listed(live))
 
     def _listed(self, live: list[str]) -> list[str]:
         """What is served, or was when somebody first came while something was."""
@@ -57,3 +66,7 @@ class ModelList:
             with suppress(ChatNotFound):
                 return self._service.chats.read(owner(request), asked["chat"]).model
         return asked.get("model")
+
+
+def _preferred(wanted: str | None, listed: list[str]) -> str | None:
+    return wanted if wanted in listed else next(iter(listed), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
 from broker import images, keys
 from tests.asking import newest, running
@@ -52,6 +52,28 @@ def votes(stack: Stack) -> str:
 def test_the_model_of_the_address_is_chosen(chat: ChatPage) -> None:
     chat.open(model="echo")
     chat.open("?model=slow", model="slow")
+
+
+def test_who_asks_before_the_models_are_there_asks_the_first(chat: ChatPage) -> None:
+    held: list[Route] = []
+    asked: list[Route] = []
+
+    def hold(route: Route) -> None:
+        """Keep from the page what it asks for before the question."""
+        if asked or "too early" in (route.request.post_data or ""):
+            asked.append(route)
+            route.continue_()
+        else:
+            held.append(route)
+
+    chat.page.route("**/queue/join*", hold)
+    chat.open()
+    expect(chat.model).to_have_value("")
+    chat.ask("too early")
+    expect(chat.answers).to_have_text("too early")
+    for route in held:
+        route.continue_()
+    chat.expect_buttons(*ANSWERED)
 
 
 def test_a_model_of_the_address_that_nobody_serves_is_told(chat: ChatPage) -> None:
