@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Route, expect
+from playwright.sync_api import APIRequestContext, BrowserContext, Route, expect
 
 from broker import images, keys
 from tests.asking import newest, running
@@ -327,29 +327,29 @@ def test_who_waits_is_told_and_may_stop(
     worker.stop()
 
 
+def look_at(browser: APIRequestContext, address: str, picture: dict[str, object]) -> str:
+    """What the page says to a message whose sender tells where a file is."""
+    parts = browser.get(f"{address}/config").json()["dependencies"]
+    asked = {
+        "fn_index": next(each["id"] for each in parts if each["api_name"] == "look"),
+        "data": ["", "echo", {"text": "", "files": [picture]}],
+        "session_hash": "outside",
+    }
+    assert browser.post(f"{address}/gradio_api/queue/join", data=asked).ok
+    return browser.get(f"{address}/gradio_api/queue/data?session_hash=outside").text()
+
+
 @pytest.mark.parametrize("mark", [{"meta": {"_type": "gradio.FileData"}}, {}], ids=["file", ""])
 def test_only_uploaded_files_are_read(
     chat: ChatPage, echo_stack: Stack, mark: dict[str, object]
 ) -> None:
     outside = Path(__file__).parents[2] / "frontend/ui/examples/five-shapes.png"
     chat.open(model="echo")
-    outcome = chat.page.evaluate(_CHECK_PICTURE, {"path": str(outside)} | mark)
+    outcome = look_at(chat.page.request, chat.address, {"path": str(outside)} | mark)
     assert "process_completed" in outcome
     assert "Traceback" not in outcome and "examples" not in outcome
     sha256 = hashlib.sha256(outside.read_bytes()).hexdigest()
     assert not echo_stack.redis.exists(keys.image(sha256))
-
-
-_CHECK_PICTURE = """async (picture) => {
-  const {dependencies} = await (await fetch('config')).json();
-  const fn_index = dependencies.find((each) => each.api_name === 'look').id;
-  const session_hash = 'outside';
-  await fetch('gradio_api/queue/join', {
-    method: 'POST', headers: {'Content-Type': 'application/json'},
-    body: JSON.stringify({
-      data: ['', 'echo', {text: '', files: [picture]}], fn_index, session_hash})});
-  return await (await fetch('gradio_api/queue/data?session_hash=outside')).text();
-}"""
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(
