@@ -82,38 +82,76 @@ def _updates(
     service: Service, request: GenerateRequest, streams: Callable[[], int], told: Answer | None
 ) -> Iterator[Update]:
     text, after = (told.text, EventId.parse(told.seen)) if told else ("", START)
-    claimed, changed = after > START, False
-    line = wording.answering(1) if claimed else ""
-    looked = resumed = time.monotonic()
+    line, changed = _Line(service, request, is_claimed=after > START), False
+    resumed = time.monotonic()
     followed = service.follow(request, after, tick_s=TICK_S)
     with closing(followed) as events:
         for event in events:
-            now = time.monotonic()
             match event:
                 case Claim(id=event_id):
-                    claimed, changed = True, True
-                    line = wording.answering(event_id.attempt)
-                case Delta(text=piece):
+                    changed = True
+                    line.claim(event_id.attempt)
+                case Delta(text=piece, token_ids=ids):
                     # The first words are shown at once.
                     resumed = resumed if text else 0.0
                     text, changed = text + piece, True
+                    line.add(len(ids))
                 case End(text=piece):
                     if len(text) > LONG_CHARACTERS:
-                        yield Update(text + piece, line)
+                        yield Update(text + piece, line.text)
                         time.sleep(PAINT_S)
                     yield Update(text + piece, wording.ending(event), end=event)
                     return
                 case Failed(error=error):
                     yield Update(text, error=error)
                     return
-                case None if now - looked >= LOOK_S:
-                    looked, changed = now, True
-                    line = line if claimed else _why_waiting(service, request)
+                case None:
+                    changed = line.look() or changed
             # Time is counted from when the reader came back for more, so that a slow reader is
             # given more text at a time instead of falling behind.
-            if changed and now - resumed >= pace_s(streams()):
-                yield Update(text, line)
+            if changed and time.monotonic() - resumed >= pace_s(streams()):
+                yield Update(text, line.text)
                 changed, resumed = False, time.monotonic()
+
+
+class _Line:
+    """What is told of an answer until it ends, new each `LOOK_S`."""
+
+    def __init__(self, service: Service, request: GenerateRequest, *, is_claimed: bool) -> None:
+        self.text = wording.answering(1) if is_claimed else ""
+        self._service = service
+        self._request = request
+        self._is_claimed = is_claimed
+        self._attempt = 1
+        self._tokens = 0  # after the first ones of this attempt, and when those came:
+        self._since: float | None = None
+        self._looked = time.monotonic()
+
+    def claim(self, attempt: int) -> None:
+        """A worker has taken the job."""
+        self._is_claimed, self._attempt, self._since = True, attempt, None
+        self.text = wording.reading(attempt)
+
+    def add(self, tokens: int) -> None:
+        """So many have come."""
+        now = time.monotonic()
+        if self._since is None:
+            self._tokens, self._since, self._looked = 0, now, now
+            self.text = wording.answering(self._attempt)
+            return
+        self._tokens += tokens
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            self.text = wording.answering(self._attempt, self._tokens, now - self._since)
+
+    def look(self) -> bool:
+        """Nothing has come for a moment; return whether to tell something, if only that."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        if not self._is_claimed:
+            self.text = _why_waiting(self._service, self._request)
+        return True
 
 
 def _why_waiting(service: Service, request: GenerateRequest) -> str:

@@ -39,7 +39,7 @@ class StreamSockets:
 
     async def _answer(self, scope: Scope, socket: _Socket) -> None:
         # Since 2.4 Starlette waits for an error of `send` instead of for the client's leaving.
-        asgi = {**scope["asgi"], "spec_version": "2.3"}
+        asgi = {"version": "3.0", "spec_version": "2.3"}
         scheme = scope["scheme"].replace("ws", "http", 1)
         request = {**scope, "type": "http", "method": "GET", "scheme": scheme, "asgi": asgi}
         watching = asyncio.create_task(socket.watch())

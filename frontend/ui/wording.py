@@ -78,9 +78,21 @@ def _about(eta_s: float) -> str:
     return say("about {minutes} min", minutes=round(eta_s / 60))
 
 
-def answering(attempt: int) -> str:
-    """That a worker is at it."""
-    return say("answering") if attempt == 1 else say("another worker goes on")
+def reading(attempt: int) -> str:
+    """That a worker is at it, and has not begun to answer."""
+    return say("reading the question") if attempt == 1 else say("another worker goes on")
+
+
+def answering(attempt: int, tokens: int = 0, spent_s: float = 0.0) -> str:
+    """That an answer is being written, and how fast after the first token."""
+    at_it = say("answering") if attempt == 1 else say("another worker goes on")
+    return " · ".join((at_it, *_speed(tokens, spent_s)))
+
+
+def _speed(tokens: int, spent_s: float) -> tuple[str, ...]:
+    if not tokens or spent_s < _MEASURED_S:
+        return ()
+    return (say("{speed:.0f} tokens/s", speed=tokens / spent_s),)
 
 
 def no_redis() -> str:
@@ -162,10 +174,8 @@ def ending(end: End) -> str:
     count = end.usage.completion_tokens
     parts = []
     if count:
-        parts.append(_tokens(count))
         spent_s = end.timings.total_s - end.timings.first_token_s
-        if count > 1 and spent_s >= _MEASURED_S:
-            parts.append(say("{speed:.0f} tokens/s", speed=(count - 1) / spent_s))
+        parts += [_tokens(count), *_speed(count - 1, spent_s)]
         first_s = end.timings.first_token_s
         parts.append(say("first token after {seconds:.2f} s", seconds=first_s))
     if end.finish_reason == "length":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def test_both_stream_with_a_line_each_and_one_stop_ends_both(
     expect(tab.name("right")).to_have_text("Right: slow")
     expect(tab.answers_of("left")).to_contain_text("one two three one two three one two")
     expect(tab.answers_of("right")).to_contain_text("one two three one")
-    expect(tab.told("left")).to_have_text("answering")
+    expect(tab.told("left")).to_have_text(re.compile(r"answering · 2\d tokens/s"))
+    expect(tab.told("right")).to_have_text(re.compile(r"answering · [45] tokens/s"))
     tab.expect_enabled("Stop")
     tab.button("Stop").click()
     for side in ("left", "right"):

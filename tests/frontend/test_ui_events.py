@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, expect
 from tests.frontend.chat_page import ANSWERED, ChatPage
 from tests.stack import Stack
 
-TABS = 8
+TABS = 6
 """More than the connections that a browser opens to a host, each of which a tab's stream holds."""
 
 # As in a network whose proxies know no web sockets.
@@ -60,7 +60,7 @@ window.WebSocket = class extends Socket {
 
 @pytest.fixture(scope="module")
 def address(echo_stack: Stack) -> str:
-    echo_stack.echo_worker("tokens_per_s=20&tokens=1000", **{"model-name": "slow"})
+    echo_stack.echo_worker("tokens_per_s=4&tokens=2000", **{"model-name": "slow"})
     echo_stack.echo_worker()
     return echo_stack.ui()
 

@@ -128,6 +128,23 @@ def test_words_arrive_one_after_another_and_stop_keeps_them(
     assert request.messages[1].text == states[-1]
 
 
+def test_the_line_tells_how_far_and_how_fast_an_answer_is(
+    chat: ChatPage, echo_stack: Stack
+) -> None:
+    thoughtful = "echo?prefill_s=2&tokens_per_s=20&tokens=80"
+    flags = ("--engine", "echo", "--model-path", thoughtful, "--model-name", "thoughtful")
+    worker = echo_stack.worker(*flags)
+    chat.open("?model=thoughtful", model="thoughtful").ask("one two three")
+    expect(chat.line).to_have_text("reading the question")
+    expect(chat.answers).to_contain_text("one two")
+    expect(chat.line).to_have_text(re.compile(r"answering · (1\d|20) tokens/s"))
+    chat.expect_buttons(*ANSWERED)
+    expect(chat.line).to_have_text(
+        re.compile(r"81 tokens · (1\d|20) tokens/s · first token after [2-9]\.\d+ s")
+    )
+    worker.stop()
+
+
 def test_the_uploaded_bytes_reach_the_worker_unchanged(
     chat: ChatPage, echo_stack: Stack, picture: Path
 ) -> None:
