@@ -59,11 +59,12 @@ class _Socket:
         self._receive = receive
         self._send = send
         self._is_accepted = False
+        self._is_good = False  # what is being replied
         self._gone = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
-        return self._is_accepted and not self._gone.is_set()
+        return self._is_accepted and self._is_good and not self._gone.is_set()
 
     async def watch(self) -> None:
         """Notice that the client has left."""
@@ -78,18 +79,20 @@ class _Socket:
 
     async def say(self, message: Message) -> None:
         """Pass a part of a reply on; the start of a first one opens or refuses the socket."""
-        is_start = message["type"] == "http.response.start"
+        if message["type"] == "http.response.start":
+            self._is_good = message["status"] == 200
         with suppress(OSError):  # the client left in this moment
-            if not self._is_accepted and is_start and message["status"] == 200:
+            if self._is_accepted:
+                if self._is_good and message.get("body"):
+                    await self._send({"type": "websocket.send", "text": message["body"].decode()})
+            elif self._is_good:
                 self._is_accepted = True
                 await self._send({"type": "websocket.accept"})
-            elif not self._is_accepted:
+            else:
                 await self._send({**message, "type": f"websocket.{message['type']}"})
-            elif message.get("body"):
-                await self._send({"type": "websocket.send", "text": message["body"].decode()})
 
     async def close(self) -> None:
         """End it from this side."""
         with suppress(OSError):
-            if self.is_open:
+            if self._is_accepted and not self._gone.is_set():
                 await self._send({"type": "websocket.close"})

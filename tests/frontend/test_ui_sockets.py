@@ -16,9 +16,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from frontend.ui.sockets import HEARTBEAT, REPLIES, StreamSockets
 
+MOST = 3
+
 
 class Server:
-    """Ends a stream of replies after two of them, and knows which streams were left."""
+    """Ends a stream of replies after two of them, gives `MOST`, and knows which ones were left."""
 
     def __init__(self) -> None:
         self.streams = 0
@@ -28,7 +30,7 @@ class Server:
         self.client = TestClient(app, "http://test")
 
     def replies(self, request: Request) -> Response:
-        if request.query_params.get("session_hash") != "known":
+        if request.query_params.get("session_hash") != "known" or self.streams == MOST:
             return PlainTextResponse("Who are you?", 418)
         return StreamingResponse(self.two(), media_type="text/event-stream")
 
@@ -60,6 +62,17 @@ def test_replies_go_on_with_the_next_stream() -> None:
         f"data: reply {number} of stream {stream} ü\n\n"
         for stream, number in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1))
     ]
+
+
+def test_a_failure_in_between_ends_it() -> None:
+    said = []
+    with (
+        pytest.raises(WebSocketDisconnect),
+        Server().connect(f"{REPLIES}?session_hash=known") as socket,
+    ):
+        while True:
+            said.append(socket.receive_text())
+    assert len(said) == 2 * MOST
 
 
 def test_who_leaves_leaves_the_stream() -> None:
