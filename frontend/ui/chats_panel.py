@@ -15,6 +15,10 @@ from frontend.ui.shown import Outputs
 KEEP_ADDRESS = Path(__file__).with_name("address.js").read_text()
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
+# Where several follow one change: by default each of them that had to wait for its own last time
+# makes Gradio start all of them again, which then wait for each other, without end.
+FOLLOWING: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+
 
 class ChatsPanel:
     """The components where it is made, the events with `connect`."""
@@ -53,7 +57,7 @@ class ChatsPanel:
         """Set the events up."""
         menu = [self.title, self.link, self.files, self.share, self.revoke, self.delete]
         menu += [self.deletion.asks]
-        bookmark.change(history.refresh, [bookmark, self.search], [self.list, *menu], **QUIET)
+        bookmark.change(history.refresh, [bookmark, self.search], [self.list, *menu], **FOLLOWING)
         self.search.change(history.search, [bookmark, self.search], [self.list], **QUIET)
         changes = (
             (self.title.submit, history.rename, [bookmark, self.title]),

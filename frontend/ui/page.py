@@ -14,7 +14,7 @@ from frontend.operations import Operations
 from frontend.ui.battle_handlers import BattleHandlers
 from frontend.ui.battle_page import BattlePage
 from frontend.ui.camera import camera_button
-from frontend.ui.chats_panel import KEEP_ADDRESS, QUIET, ChatsPanel
+from frontend.ui.chats_panel import FOLLOWING, KEEP_ADDRESS, QUIET, ChatsPanel
 from frontend.ui.fleet_page import FleetPage
 from frontend.ui.handlers import Handlers
 from frontend.ui.history import History
@@ -207,7 +207,13 @@ class Page:
         self.bookmark.change(None, [self.bookmark], None, js=KEEP_ADDRESS, **QUIET)
         self.message.change(None, [self.message], [self.files], js=FILES, **QUIET)
         for part in (self.files, self.model, self.bookmark, self.ready):
-            part.change(handlers.attaching.look, [*tab, self.message], [self.limits], **raw)
+            part.change(
+                handlers.attaching.look,
+                [*tab, self.message],
+                [self.limits],
+                preprocess=False,
+                **FOLLOWING,
+            )
         models = [self.model, self.notice, self.known, self.ready]
 
         def tick(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from broker.feedback import MAX_COMMENT
-from frontend.ui.chats_panel import QUIET
+from frontend.ui.chats_panel import FOLLOWING, QUIET
 from frontend.ui.language import label
 from frontend.ui.votes import Votes
 
@@ -35,7 +35,7 @@ class VotePanel:
     def connect(self, votes: Votes, bookmark: gr.Textbox, line: gr.HTML) -> None:
         """Set the events up."""
         parts = [self.panel, self.reasons, self.comment, self.said, self.asked]
-        bookmark.change(votes.refresh, [bookmark, self.asked], parts, **QUIET)
+        bookmark.change(votes.refresh, [bookmark, self.asked], parts, **FOLLOWING)
         gr.on(
             [self.tell.click, self.comment.submit],
             votes.tell,

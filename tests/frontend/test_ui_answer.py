@@ -95,7 +95,7 @@ def test_a_lost_redis_is_an_error_line_and_not_an_exception() -> None:
 
 def test_a_short_absence_of_redis_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "LOOK_S", 0.0)
-    monkeypatch.setattr(answer, "UPDATE_S", 0.0)
+    monkeypatch.setattr(answer, "pace_s", lambda _: 0.0)
     lines = [update.line for update in updates(None, *deltas(1), END)]
     assert lines[0] == "Redis does not answer, waiting for it"
     assert lines[-1].startswith("5 tokens")

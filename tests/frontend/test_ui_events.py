@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
@@ -125,3 +127,15 @@ def test_a_tab_at_rest_does_not_mind_being_cut_off(chat: ChatPage) -> None:
     expect(chat.answers).to_contain_text("being written")
     chat.expect_buttons(*ANSWERED)
     chat.errors.clear()
+
+
+def test_no_two_that_follow_a_change_wait_for_their_turn(
+    browser: BrowserContext, address: str
+) -> None:
+    """Gradio would have each start the other again, without end."""
+    waiting: Counter[tuple[int, str]] = Counter()
+    for part in browser.request.get(f"{address}/config").json()["dependencies"]:
+        if part["backend_fn"] and part["trigger_mode"] == "always_last":
+            waiting.update(map(tuple, part["targets"]))
+    assert waiting, "some do"
+    assert max(waiting.values()) == 1
