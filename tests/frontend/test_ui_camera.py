@@ -16,7 +16,7 @@ from tests.frontend.battle_tab import AFTER, VOTES, BattleTab
 from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.test_ui_flags import framing
 from tests.frontend.test_ui_looks import violations
-from tests.stack import Stack
+from tests.stack import Stack, until
 
 CAMERA = "--use-fake-device-for-media-stream"
 ALLOWED = "--use-fake-ui-for-media-stream"
@@ -146,7 +146,7 @@ def test_cancel_and_escape_turn_the_camera_off_and_add_nothing(
         chat.page.keyboard.press(leave)
         expect(chat.page.get_by_role("dialog")).to_have_count(0)
         expect(chat.button("Camera")).to_be_focused()
-        assert states(chat) == ["ended"] * place
+        until(lambda ended=place: states(chat) == ["ended"] * ended, "the camera is off", 2)
     expect(chat.attached).to_have_count(0)
     chat.close()
 
