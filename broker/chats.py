@@ -100,13 +100,19 @@ class Store(Generic[K]):
     def change(self, owner: str, record_id: str, how: Callable[[K], K]) -> K:
         """Change a record in a way that goes with whatever others change; return what is kept.
 
+        What leaves it as it is makes no new version: tabs that show it have missed nothing.
+
         Raises:
             ChatNotFound: see `read`.
             ChatChanged: others never stop changing it.
         """
         for _ in range(_TRIES):
+            record = self.read(owner, record_id)
+            changed = how(record)
+            if changed == record:
+                return record
             try:
-                return self._save(how(self.read(owner, record_id)))
+                return self._save(changed)
             except ChatChanged:
                 continue
         raise ChatChanged(self._record.kind)

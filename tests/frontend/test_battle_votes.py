@@ -50,6 +50,7 @@ def test_of_many_votes_at_once_from_several_processes_one_counts(
     for service in services:
         now = service.battles.read("me", battle.id)
         assert (now.vote, now.hidden, len(now.votes)) == (entry["vote"], False, 1)
+        assert now.version == battle.version + 1, "a tab that saw the first has missed nothing"
         service.close()
 
 
