@@ -68,7 +68,7 @@ class Chat:
 
     async def run(self) -> None:
         """Ask, and ask again, until it is leaving or is not answered."""
-        while not (await self._target.carry_out(self.exchanges[-1])).error and not self.leaving:
+        while not (await self._target.ask(self.exchanges[-1])).error and not self.leaving:
             self.exchanges.append(Exchange(next(self._requests)))
 
     def _ask(self, seed: str, first_tokens: int) -> Iterator[bytes]:
@@ -149,7 +149,7 @@ class Arrivals:
         await asyncio.sleep(self._quiet_s(target))
 
         arrived = [Exchange(request) for request in newcomers]
-        waiting = [asyncio.create_task(target.carry_out(exchange)) for exchange in arrived]
+        waiting = [asyncio.create_task(target.ask(exchange)) for exchange in arrived]
         for exchange in arrived:
             await exchange.begun.wait()
         await asyncio.sleep(self._window_s)

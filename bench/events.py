@@ -22,8 +22,10 @@ class Body:
     def __init__(self) -> None:
         self.status = 0
         self.complete = False
+        self.is_chunked = False
+        self.keeps_connection = False
+        """Whether the server will take another request on this connection."""
         self._buffer = b""
-        self._chunked = False
         self._left: int | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -31,12 +33,12 @@ class Body:
         self._buffer += data
         if not self.status and not self._read_head():
             return b""
-        return b"".join(self._chunks()) if self._chunked else self._take()
+        return b"".join(self._chunks()) if self.is_chunked else self._take()
 
     @property
     def ends_by_closing(self) -> bool:
         """Whether the body is framed by nothing but the end of the connection."""
-        return self.status != 0 and not self._chunked and self._left is None
+        return self.status != 0 and not self.is_chunked and self._left is None
 
     def _read_head(self) -> bool:
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
@@ -49,8 +51,11 @@ class Body:
         }
         self._buffer = rest
         self.status = int(lines[0].split(b" ")[1])
-        self._chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
-        if self._chunked:
+        self.is_chunked = headers.get(b"transfer-encoding", b"").lower() == b"chunked"
+        self.keeps_connection = (
+            lines[0].startswith(b"HTTP/1.1") and headers.get(b"connection", b"").lower() != b"close"
+        )
+        if self.is_chunked:
             self._left = 0
         elif b"content-length" in headers:
             self._left = int(headers[b"content-length"])
@@ -77,7 +82,7 @@ class Body:
         self._buffer = self._buffer[len(piece) :]
         if self._left is not None:
             self._left -= len(piece)
-            self.complete = not self._chunked and not self._left
+            self.complete = not self.is_chunked and not self._left
         return piece
 
 

@@ -23,68 +23,119 @@ from bench.prompts import Ask, Messages
 
 COMPLETIONS = "/v1/chat/completions"
 
+LAST_CHUNK = b"0\r\n\r\n"
+"""What a chunked body ends with, and seldom anything else; `Body` tells for sure."""
 
-class Exchange(asyncio.Protocol):
-    """One request on a connection of its own, and what came back."""
+
+class Exchange:
+    """One request, and what came back.
+
+    What comes is noted with its time, and read when the answer is complete: so the load takes the
+    processor when one answer ends, and not at each of its tokens.
+    """
 
     def __init__(self, request: bytes) -> None:
+        self.request = request
         self.answer = Answer(sent_s=time.perf_counter())
         self.begun = asyncio.Event()
         """Set by the first text, or by the end if there was none."""
         self.ended = asyncio.Event()
-        self._request = request
+        self.keeps = False
+        """Whether the connection can carry another exchange, once this one has ended."""
+        self._pieces: list[tuple[float, bytes]] = []
         self._body = Body()
         self._events = Events()
         self._refusal = b""
-        self._transport: Any = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the request."""
-        self._transport = transport
-        self._transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Read what came; the end of the body ends the exchange."""
-        self.answer.ended_s = time.perf_counter()
-        body = self._body.feed(data)
-        if self._body.status == 200:
-            self._events.feed(body, self.answer.ended_s)
-        else:
-            self._refusal += body
-        if self._events.begun:
-            self.begun.set()
+    def take(self, data: bytes) -> None:
+        """Note what came; the end of the body ends the exchange."""
+        self._pieces.append((time.perf_counter(), data))
+        if not self._body.is_chunked or not self._events.begun or data.endswith(LAST_CHUNK):
+            self._read()
         if self._body.complete:
-            self._transport.close()
+            self.keeps = self._body.keeps_connection
+            self._end("")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the answer, complete or not."""
-        self.answer.ended_s = self.answer.ended_s or time.perf_counter()
-        self._end(self._failure(exc))
+    def lose(self, error: Exception | None) -> None:
+        """Take note that the connection has ended."""
+        self._read()
+        ends = self._body.status != 0 and (self._body.complete or self._body.ends_by_closing)
+        self._end("" if error is None and ends else f"the connection broke: {error}")
 
     def give_up(self, failure: str) -> None:
         """End it from this side, as a failure."""
-        self.answer.ended_s = time.perf_counter()
         self._end(failure)
-        if self._transport is not None:
-            self._transport.close()
+
+    def _read(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        for now_s, data in pieces:
+            self.answer.ended_s = now_s
+            body = self._body.feed(data)
+            if self._body.status == 200:
+                self._events.feed(body, now_s)
+            else:
+                self._refusal += body
+        if self._events.begun:
+            self.begun.set()
 
     def _end(self, failure: str) -> None:
         if self.ended.is_set():
             return
         answer, events = self.answer, self._events
+        answer.ended_s = answer.ended_s if self._body.complete else time.perf_counter()
         answer.tokens, answer.arrivals = events.tokens, events.arrivals()
         answer.prompt_tokens = events.prompt_tokens
-        answer.error = events.error or failure
+        answer.error = events.error or self._refused() or failure
+        if not (answer.error or events.tokens):
+            answer.error = "an answer without any token"
         self.begun.set()
         self.ended.set()
 
-    def _failure(self, exc: Exception | None) -> str:
-        if self._body.status != 200:
-            said = self._refusal.decode(errors="replace")[:300]
-            return f"status {self._body.status}: {said}"
-        if exc is not None or not (self._body.complete or self._body.ends_by_closing):
-            return f"the connection broke: {exc}"
-        return "" if self._events.tokens else "an answer without any token"
+    def _refused(self) -> str:
+        if self._body.status in (0, 200):
+            return ""
+        said = self._refusal.decode(errors="replace")[:300]
+        return f"status {self._body.status}: {said}"
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one exchange after the other, as clients keep theirs."""
+
+    def __init__(self) -> None:
+        self._exchange: Exchange | None = None
+        self._transport: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can carry another exchange."""
+        kept = self._exchange is None or self._exchange.keeps
+        return kept and self._transport is not None and not self._transport.is_closing()
+
+    async def carry_out(self, exchange: Exchange) -> None:
+        """Send a request, and wait for the end of its answer."""
+        self._exchange = exchange
+        self._transport.write(exchange.request)
+        await exchange.ended.wait()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take what the connection is written to."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what came."""
+        if self._exchange is not None:
+            self._exchange.take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange, which is complete or not."""
+        self._transport = None
+        if self._exchange is not None:
+            self._exchange.lose(exc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,33 +171,40 @@ class HttpTarget:
         head = (
             f"POST {parts.path.rstrip('/')}{COMPLETIONS} HTTP/1.1\r\n"
             f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
+            f"Content-Length: {len(payload)}\r\n\r\n"
         )
         return head.encode() + payload
 
-    async def carry_out(self, exchange: Exchange) -> Answer:
-        """Connect, send, and read to the end; what goes wrong is the answer's error."""
+    async def carry_out(self, exchange: Exchange, kept: Connection | None = None) -> Connection:
+        """Send and read to the end, on `kept` if that is open; what goes wrong is an error.
+
+        Returns:
+            The connection, to be closed or kept.
+        """
+        connection = kept if kept is not None and kept.is_open else Connection()
         parts = urlsplit(self.url)
         secure = parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
         try:
             async with asyncio.timeout(self.timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: exchange, parts.hostname or "", port, ssl=secure or None
-                )
-                await exchange.ended.wait()
+                if connection is not kept:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: connection, parts.hostname or "", port, ssl=secure or None
+                    )
+                await connection.carry_out(exchange)
         except (OSError, TimeoutError) as error:
             exchange.give_up(repr(error))
+            connection.close()
+        return connection
+
+    async def ask(self, exchange: Exchange) -> Answer:
+        """Carry it out on a connection of its own."""
+        (await self.carry_out(exchange)).close()
         return exchange.answer
 
     def stream(self, messages: Messages, **fields: object) -> Answer:
         """Ask one thing and wait for the end of the answer."""
-        request = self.request(messages, **fields)
-
-        async def ask() -> Answer:
-            return await self.carry_out(Exchange(request))
-
-        return asyncio.run(ask())
+        return asyncio.run(self.ask(Exchange(self.request(messages, **fields))))
 
     def reply(self, messages: Messages, **fields: object) -> Reply:
         """Ask one thing without a stream, for its text and not for its time.
@@ -174,8 +232,13 @@ class HttpTarget:
         answers: list[Answer] = []
 
         async def chat() -> None:
+            connection: Connection | None = None
             for request in left:
-                answers.append(await self.carry_out(Exchange(request)))
+                exchange = Exchange(request)
+                connection = await self.carry_out(exchange, connection)
+                answers.append(exchange.answer)
+            if connection is not None:
+                connection.close()
 
         await asyncio.gather(*(chat() for _ in range(parallel)))
         return answers

@@ -200,7 +200,7 @@ def _state_after(event: Event) -> str:
 
 def decode_message(message: bytes) -> Event:
     """Read an event as `Entry` wrote it; anything else raises what comes of it."""
-    event_id, fields = json.loads(message)
+    event_id, fields = json.loads(message.decode())  # of bytes it would find out the encoding
     return decode_event(EventId.parse(event_id), fields)
 
 

@@ -11,8 +11,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hiredis
@@ -36,7 +36,9 @@ _MOST_LEFT = 32
 """Channels that nobody reads any more and that are heard all the same. Jobs that ended tell nothing
 there, and leaving several at once, or on the way to another one, spares a message each."""
 
-_WAKE_S = 0.25
+HEARD_S = 1.0
+"""A channel that Redis does not confirm within this time is not heard: Redis is away."""
+
 _PAGE_BYTES = 65536
 
 
@@ -86,6 +88,8 @@ class Listener:
         self._expected: dict[str, Inbox] = {}
         self._left: set[str] = set()
         self._connection: ConnectionInterface | None = None
+        self._is_away = False
+        """Whether Redis could not be heard at the last try."""
         self._id = uuid.uuid4().hex
         self._thread: threading.Thread | None = None
 
@@ -94,15 +98,33 @@ class Listener:
         """Whether Redis can be heard at the moment."""
         return self._connection is not None
 
-    def expect(self, job_id: str) -> None:
-        """Hear a job that is about to be submitted; its first reader is given all of it."""
+    @contextmanager
+    def expect(self, job_id: str) -> Iterator[Callable[[], None]]:
+        """Hear a job that is submitted in the block; its first reader is given all of it.
+
+        What is given is to be called before the submission, and waits until the job is heard: the
+        more there is to do before that, the less there is to wait for. A block that fails leaves
+        nothing behind.
+        """
         channel, now = keys.live(job_id), time.monotonic()
-        for old, inbox in tuple(self._expected.items()):
-            if now - inbox.made_s > EXPECT_S and self._expected.pop(old, None) is inbox:
-                self._leave(old, inbox)
-        if channel not in self._expected:
-            inbox = self._expected[channel] = Inbox()
-            inbox.is_whole = self._join(channel, inbox).wait(1.0)
+        for old, left in tuple(self._expected.items()):
+            if now - left.made_s > EXPECT_S:
+                self._forget(old, left)
+        inbox = self._expected[channel] = Inbox()
+        confirmed = self._join(channel, inbox)
+
+        def wait() -> None:
+            inbox.is_whole = not self._is_away and confirmed.wait(HEARD_S)
+
+        try:
+            yield wait
+        except BaseException:
+            self._forget(channel, inbox)
+            raise
+
+    def _forget(self, channel: str, inbox: Inbox) -> None:
+        if self._expected.pop(channel, None) is inbox:
+            self._leave(channel, inbox)
 
     @contextmanager
     def inbox(self, job_id: str) -> Iterator[Inbox]:
@@ -114,7 +136,7 @@ class Listener:
         try:
             if confirmed is not None:
                 # Not confirmed in time means Redis is away; the replay then finds out and says so.
-                confirmed.wait(1.0)
+                confirmed.wait(HEARD_S)
             yield inbox
         finally:
             self._leave(channel, inbox)
@@ -146,8 +168,18 @@ class Listener:
     def close(self) -> None:
         """End the thread and the connection."""
         self._closed.set()
+        with self._lock:
+            self._hang_up()
         if self._thread is not None:
             self._thread.join()
+
+    def _hang_up(self) -> None:
+        """Wake the thread: the connection is not wanted any more; the lock is held."""
+        connection, self._connection = self._connection, None
+        heard: socket.socket | None = getattr(connection, "_sock", None)
+        if heard is not None:
+            with suppress(OSError):  # it is broken already
+                heard.shutdown(socket.SHUT_RDWR)
 
     def _send(self, *commands: tuple[str, ...]) -> None:
         """Leave what was left, and do more; the lock is held.
@@ -164,7 +196,7 @@ class Listener:
             connection.send_packed_command(connection.pack_commands(commands))  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             self._outage.begin("readers", error)
-            self._connection = None
+            self._hang_up()
 
     def _listen(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -172,10 +204,12 @@ class Listener:
             try:
                 with self._connected() as connection:
                     self._outage.end("readers")
+                    self._is_away = False
                     pause_s = FIRST_PAUSE_S
                     self._hear(connection)
             except (RedisError, OSError, ValueError) as error:
                 self._outage.begin("readers", error)
+                self._is_away = True
                 for channel in tuple(self._inboxes):
                     self._tell(channel, None)
                 self._closed.wait(pause_s)
@@ -205,14 +239,13 @@ class Listener:
         Not by redis-py, whose way from the socket to a message takes several times as long.
         """
         heard: socket.socket = connection._sock  # type: ignore[attr-defined]
-        heard.settimeout(_WAKE_S)
+        heard.settimeout(None)
         reader = hiredis.Reader()
         while self._connection is connection and not self._closed.is_set():
-            try:
-                data = heard.recv(_PAGE_BYTES)
-            except TimeoutError:
-                continue
+            data = heard.recv(_PAGE_BYTES)
             if not data:
+                if self._closed.is_set():
+                    return
                 raise redis.ConnectionError("Redis has closed the connection")
             reader.feed(data)
             try:

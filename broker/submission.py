@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import redis
@@ -9,8 +10,9 @@ from redis.client import Pipeline
 from redis.exceptions import WatchError
 from rq import Queue
 
-from broker import ages, entrance, estimates, idempotency, keys, patience
-from broker.errors import HeliographError, QueueFull
+from broker import ages, idempotency, keys, patience
+from broker.entrance import Entrance
+from broker.errors import HeliographError
 from broker.idempotency import Once
 from broker.messages import GenerateRequest
 from broker.patience import Patience
@@ -28,7 +30,7 @@ class Submitter:
         """Use `client` (made with retry=False); refuse beyond `max_queue_length` waiting jobs."""
         self._client = client
         self._max = max_queue_length
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, tuple[Queue, Entrance]] = {}
 
     def submit(
         self,
@@ -53,35 +55,42 @@ class Submitter:
             QueueFull: the model's queue is at its bound.
             RedisError: Redis did not answer; the job may or may not have been enqueued.
         """
-        queue = self._queues.get(request.model)
-        if queue is None:
-            queue = self._queues[request.model] = model_queue(self._client, request.model)
-        length = entrance.enter(self._client, queue.key, request.model, request.id, self._max)
-        if length >= self._max:
-            raise QueueFull(
-                f"{length} requests already wait for model {request.model!r}, which is the limit. "
-                "Try again later.",
-                retry_after_s=estimates.retry_after_s(length - self._max + 1, jobs_per_s),
-            )
+        queue, entrance = self._queue(request.model)
+
+        def write(pipe: Pipeline) -> None:
+            self._write(pipe, queue, request, on_disconnect)
+            patience.write(pipe, request.id, may_wait)
+            if once is not None:
+                pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
+            if also is not None:
+                also(pipe)
+
+        place = entrance.enter(jobs_per_s)
         try:
-            started = self._enqueue(queue, request, on_disconnect, once, may_wait, check, also)
+            started = self._enqueue(once, check, write, entrance, place)
         except HeliographError:
-            entrance.leave(self._client, request.model, request.id)
+            entrance.leave(self._client, place)
             raise
-        if started != request.id:
-            entrance.leave(self._client, request.model, request.id)
+        if started is None:
+            return request.id
+        entrance.leave(self._client, place)
         return started
+
+    def _queue(self, model: str) -> tuple[Queue, Entrance]:
+        if model not in self._queues:
+            queue = model_queue(self._client, model)
+            self._queues[model] = queue, Entrance(self._client, queue.key, model, self._max)
+        return self._queues[model]
 
     def _enqueue(
         self,
-        queue: Queue,
-        request: GenerateRequest,
-        on_disconnect: str,
         once: Once | None,
-        may_wait: Patience,
         check: Callable[[Pipeline], None] | None,
-        also: Callable[[Pipeline], None] | None,
-    ) -> str:
+        write: Callable[[Pipeline], None],
+        entrance: Entrance,
+        place: str,
+    ) -> str | None:
+        """Write all of a submission, or return the id of the job that was started already."""
         while True:
             with self._client.pipeline() as pipe:
                 if once is not None:
@@ -90,18 +99,16 @@ class Submitter:
                         return started
                 if check is not None:
                     check(pipe)
-                self._write(pipe, queue, request, on_disconnect)
-                entrance.leave(pipe, request.model, request.id)
-                patience.write(pipe, request.id, may_wait)
-                if once is not None:
-                    pipe.set(once.name, once.value(request.id), ex=keys.JOB_TTL_S)
-                if also is not None:
-                    also(pipe)
+                write(pipe)
+                entrance.leave(pipe, place)
+                ahead, asked_s = entrance.ask_ahead(pipe), time.monotonic()
                 try:
-                    pipe.execute()
-                    return request.id
+                    *_, reply = pipe.execute()
                 except WatchError:  # somebody else was quicker
                     continue
+                if ahead:
+                    entrance.note_ahead(ahead, reply, asked_s)
+                return None
 
     def _write(
         self, pipe: Pipeline, queue: Queue, request: GenerateRequest, on_disconnect: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import redis
@@ -56,9 +57,9 @@ class Subscriber:
         """Hear nothing any more; for tests and short programs."""
         self._listener.close()
 
-    def expect(self, job_id: str) -> None:
-        """Be ready for a job that is about to be submitted, and is to be followed at once."""
-        self._listener.expect(job_id)
+    def expect(self, job_id: str) -> AbstractContextManager[Callable[[], None]]:
+        """Be ready for a job that is submitted in the block and then followed, see `Listener`."""
+        return self._listener.expect(job_id)
 
     def follow(self, job_id: str, after: EventId = START, *, tick_s: float = 1.0) -> Events:
         """Yield a job's events after `after`, in order and without gaps, up to its terminal one.

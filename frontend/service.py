@@ -11,6 +11,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from redis.client import Pipeline
 
@@ -39,6 +40,10 @@ from frontend.picture_store import Offload, PictureStore
 
 def _directly(computation: Callable[[], None]) -> None:
     computation()
+
+
+def _wait_for_nothing() -> None:
+    pass
 
 
 def _seeded(sampling: SamplingParams) -> SamplingParams:
@@ -136,34 +141,40 @@ class Service:
             cell.check_path(path, cell.cell_id(self._once))
         info = self._find(model, messages, may_be_absent=wait_for_worker_s > 0)
         admission.check(info, messages, self.settings.max_images)
-        request = GenerateRequest(
-            id=uuid.uuid4().hex,
-            model=info.name,
-            messages=tuple(messages),
-            sampling=_seeded(sampling),
-            created_s=time.time(),
-            path=path,
-        )
-        record = keep(request) if keep else None
-        started = self._submitter.submit(
-            request,
-            on_disconnect,
-            once,
-            may_wait=admission.patience(
-                info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
-            ),
-            jobs_per_s=info.jobs_per_s,
-            check=(lambda pipe: check(pipe, record)) if record else None,
-            also=lambda pipe: self._add(pipe, request.id, reader, record, ip),
-        )
-        return request if started == request.id else self._attach(started, reader)
+        job_id = uuid.uuid4().hex
+        with self._subscriber.expect(job_id) if reader else nullcontext(_wait_for_nothing) as heard:
+            request = GenerateRequest(
+                id=job_id,
+                model=info.name,
+                messages=tuple(messages),
+                sampling=_seeded(sampling),
+                created_s=time.time(),
+                path=path,
+            )
+            record = keep(request) if keep else None
+
+            def also(pipe: Pipeline) -> None:
+                self._add(pipe, job_id, reader, record, ip)
+                heard()
+
+            started = self._submitter.submit(
+                request,
+                on_disconnect,
+                once,
+                may_wait=admission.patience(
+                    info, queue_timeout_s, wait_for_worker_s, self.settings.queue_timeout_s
+                ),
+                jobs_per_s=info.jobs_per_s,
+                check=(lambda pipe: check(pipe, record)) if record else None,
+                also=also,
+            )
+        return request if started == job_id else self._attach(started, reader)
 
     def _add(self, pipe: Pipeline, job_id: str, reader: str, record: Kept | None, ip: str) -> None:
         """Queue what belongs into a job's submission: who asks, and in which chat."""
         if kept := self.feedback.kept(ip):
             feedback.note_ip(pipe, job_id, kept)
         if reader:
-            self._subscriber.expect(job_id)
             hold(pipe, {reader: job_id})
         if record is not None:
             write_sent(pipe, record, job_id)

@@ -40,6 +40,7 @@ class Intake:
         self._pops = queue.connection
         self._client = client
         self._worker = worker
+        self._backlog = 0
 
     @property
     def model(self) -> str:
@@ -47,18 +48,20 @@ class Intake:
         return self._queue.name
 
     def pop(self, count: int) -> list[str]:
-        """Wait up to `POP_TIMEOUT_S` for a job; return the ids of up to `count` that wait."""
+        """Wait up to `POP_TIMEOUT_S` for a job; return its id, or those of up to `count`.
+
+        They are several when more of them waited at the last claim.
+        """
         key, intermediate = self._queue.key, intermediate_key(self._queue.name)
-        first: Any = self._pops.blmove(key, intermediate, POP_TIMEOUT_S)
-        if first is None:
-            return []
-        popped = [first]
-        if count > 1 and self._pops.llen(key):
+        if wanted := min(count, self._backlog):
+            self._backlog = 0
             pipe = self._pops.pipeline(transaction=False)
-            for _ in range(count - 1):
+            for _ in range(wanted):
                 pipe.lmove(key, intermediate)
-            popped += [raw for raw in pipe.execute() if raw is not None]
-        return [raw.decode() for raw in popped]
+            if popped := [raw.decode() for raw in pipe.execute() if raw is not None]:
+                return popped
+        first: Any = self._pops.blmove(key, intermediate, POP_TIMEOUT_S)
+        return [] if first is None else [first.decode()]
 
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Return popped jobs to the front of the queue, in their order."""
@@ -83,7 +86,8 @@ class Intake:
             executions.append((execution, len(pipe)))
             channel.claim(pipe, job.id, self._worker)
             ages.ask(pipe, job.id)
-        replies = pipe.execute()
+        pipe.llen(self._queue.key)
+        *replies, self._backlog = pipe.execute()
         started = []
         for job, (execution, index) in zip(found, executions, strict=True):
             claimed = self._read_claim(job.id, replies[index])

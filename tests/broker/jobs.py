@@ -13,6 +13,7 @@ import redis
 from broker import channel, chats, keys
 from broker.chats import Store
 from broker.conversation import Kept
+from broker.errors import QueueFull
 from broker.events import Delta, End, EventId, Timings, Usage
 from broker.messages import ChatMessage, GenerateRequest, SamplingParams, TextPart
 from broker.submission import Submitter
@@ -93,3 +94,12 @@ def send(
 def now_s(client: redis.Redis) -> float:
     seconds, microseconds = client.time()  # type: ignore[misc]
     return float(seconds) + float(microseconds) / 1e6
+
+
+def is_accepted(submitter: Submitter, model: str) -> bool:
+    """Submit a request; return whether there was room for it."""
+    try:
+        submitter.submit(make_request(model))
+    except QueueFull:
+        return False
+    return True

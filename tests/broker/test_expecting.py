@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import redis
 
 from broker import channel, keys, listener
+from broker.connection import connect
+from broker.errors import QueueFull
 from broker.events import Delta, EventId
 from broker.subscriber import Subscriber
 from tests.broker.jobs import claim, end, make_job
-from tests.stack import until
+from tests.stack import free_port, until
 
 
 def hears(client: redis.Redis, job_id: str) -> bool:
@@ -31,13 +35,19 @@ def answer(client: redis.Redis, job_id: str) -> list[str]:
     return [f"{attempt}-{n}" for n in range(3)]
 
 
+def expect(subscriber: Subscriber, job_id: str) -> None:
+    """Hear a job as if it were submitted now."""
+    with subscriber.expect(job_id) as heard:
+        heard()
+
+
 def read(subscriber: Subscriber, job_id: str) -> list[str]:
     return [str(event.id) for event in subscriber.follow(job_id, tick_s=0.1) if event]
 
 
 def test_who_expects_a_job_needs_no_log(client: redis.Redis, subscriber: Subscriber) -> None:
     job_id = make_job(client)
-    subscriber.expect(job_id)
+    expect(subscriber, job_id)
     told, before = answer(client, job_id), log_reads(client)
     assert read(subscriber, job_id) == told
     assert log_reads(client) == before
@@ -49,7 +59,7 @@ def test_what_is_told_while_the_connection_is_away_comes_from_the_log(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
     job_id = make_job(client)
-    subscriber.expect(job_id)
+    expect(subscriber, job_id)
     client.client_kill_filter(_type="pubsub")
     told = answer(client, job_id)
     assert read(subscriber, job_id) == told
@@ -60,22 +70,34 @@ def test_a_job_that_nobody_comes_for_is_not_expected_for_ever(
 ) -> None:
     monkeypatch.setattr(listener, "EXPECT_S", 0.0)
     forgotten, next_one = make_job(client), make_job(client)
-    subscriber.expect(forgotten)
+    expect(subscriber, forgotten)
     assert hears(client, forgotten)
-    subscriber.expect(next_one)
+    expect(subscriber, next_one)
     assert not hears(client, forgotten)
     told = answer(client, forgotten)
     assert read(subscriber, forgotten) == told
+
+
+def test_a_job_that_could_not_be_submitted_is_not_heard_any_more(
+    client: redis.Redis, subscriber: Subscriber
+) -> None:
+    refused, next_one = make_job(client), make_job(client)
+    with pytest.raises(QueueFull), subscriber.expect(refused) as heard:
+        heard()
+        assert hears(client, refused)
+        raise QueueFull("no room")
+    expect(subscriber, next_one)
+    assert (hears(client, refused), hears(client, next_one)) == (False, True)
 
 
 def test_an_ended_job_is_left_on_the_way_to_another(
     client: redis.Redis, subscriber: Subscriber
 ) -> None:
     first, second = make_job(client), make_job(client)
-    subscriber.expect(first)
+    expect(subscriber, first)
     answer(client, first)
     read(subscriber, first)
-    subscriber.expect(second)
+    expect(subscriber, second)
     assert (hears(client, first), hears(client, second)) == (False, True)
 
 
@@ -111,8 +133,18 @@ def test_a_job_that_could_not_be_heard_in_time_is_read_and_left_like_any_other(
 ) -> None:
     job_id, other = make_job(client), make_job(client)
     client.client_pause(1200)  # the subscription is not confirmed within the second that it has
-    subscriber.expect(job_id)
+    expect(subscriber, job_id)
     told = answer(client, job_id)
     assert read(subscriber, job_id) == told
-    subscriber.expect(other)
+    expect(subscriber, other)
     assert not hears(client, job_id)
+
+
+def test_nobody_waits_to_be_heard_while_redis_is_known_to_be_away() -> None:
+    nowhere = Subscriber(connect(f"redis://127.0.0.1:{free_port()}/0", retry=False))
+    expect(nowhere, "first")  # finds it out
+    begin_s = time.monotonic()
+    for place in range(20):
+        expect(nowhere, f"later {place}")
+    assert time.monotonic() - begin_s < listener.HEARD_S
+    nowhere.close()

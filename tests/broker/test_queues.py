@@ -17,7 +17,7 @@ from broker.events import End
 from broker.idempotency import Once
 from broker.messages import GenerateRequest
 from broker.submission import Submitter
-from tests.broker.jobs import make_request
+from tests.broker.jobs import is_accepted, make_request
 from tests.stack import free_port
 
 
@@ -47,15 +47,8 @@ def test_rqs_own_record_holds_no_prompt_and_no_pickle(
 def test_as_many_as_there_is_room_for_are_accepted_of_those_who_come_at_once(
     client: redis.Redis, submitter: Submitter, model: str
 ) -> None:
-    def come(_: int) -> bool:
-        try:
-            submitter.submit(make_request(model))
-        except QueueFull:
-            return False
-        return True
-
     with ThreadPoolExecutor(30) as pool:
-        accepted = sum(pool.map(come, range(300)))
+        accepted = sum(pool.map(lambda _: is_accepted(submitter, model), range(300)))
     assert accepted == client.llen(f"rq:queue:{model}") == 3
     assert client.exists(keys.coming(model)) == 0
 
