@@ -40,7 +40,6 @@ class Intake:
         self._pops = queue.connection
         self._client = client
         self._worker = worker
-        self._backlog = 0
 
     @property
     def model(self) -> str:
@@ -48,20 +47,18 @@ class Intake:
         return self._queue.name
 
     def pop(self, count: int) -> list[str]:
-        """Wait up to `POP_TIMEOUT_S` for a job; return its id, or those of up to `count`.
-
-        They are several when more of them waited at the last claim.
-        """
+        """Wait up to `POP_TIMEOUT_S` for a job; return the ids of up to `count` that wait."""
         key, intermediate = self._queue.key, intermediate_key(self._queue.name)
-        if wanted := min(count, self._backlog):
-            self._backlog = 0
-            pipe = self._pops.pipeline(transaction=False)
-            for _ in range(wanted):
-                pipe.lmove(key, intermediate)
-            if popped := [raw.decode() for raw in pipe.execute() if raw is not None]:
-                return popped
         first: Any = self._pops.blmove(key, intermediate, POP_TIMEOUT_S)
-        return [] if first is None else [first.decode()]
+        if first is None:
+            return []
+        popped = [first]
+        if count > 1 and self._pops.llen(key):
+            pipe = self._pops.pipeline(transaction=False)
+            for _ in range(count - 1):
+                pipe.lmove(key, intermediate)
+            popped += [raw for raw in pipe.execute() if raw is not None]
+        return [raw.decode() for raw in popped]
 
     def put_back(self, job_ids: Sequence[str]) -> None:
         """Return popped jobs to the front of the queue, in their order."""
@@ -86,8 +83,7 @@ class Intake:
             executions.append((execution, len(pipe)))
             channel.claim(pipe, job.id, self._worker)
             ages.ask(pipe, job.id)
-        pipe.llen(self._queue.key)
-        *replies, self._backlog = pipe.execute()
+        replies = pipe.execute()
         started = []
         for job, (execution, index) in zip(found, executions, strict=True):
             claimed = self._read_claim(job.id, replies[index])
