@@ -36,8 +36,11 @@ _MOST_LEFT = 32
 """Channels that nobody reads any more and that are heard all the same. Jobs that ended tell nothing
 there, and leaving several at once, or on the way to another one, spares a message each."""
 
-HEARD_S = 1.0
+_HEARD_S = 1.0
 """A channel that Redis does not confirm within this time is not heard: Redis is away."""
+
+BEFOREHAND_S = 0.25
+"""How long a submission waits to be heard: its reader may as well look into the log."""
 
 _PAGE_BYTES = 65536
 
@@ -114,7 +117,7 @@ class Listener:
         confirmed = self._join(channel, inbox)
 
         def wait() -> None:
-            inbox.is_whole = not self._is_away and confirmed.wait(HEARD_S)
+            inbox.is_whole = not self._is_away and confirmed.wait(BEFOREHAND_S)
 
         try:
             yield wait
@@ -136,7 +139,7 @@ class Listener:
         try:
             if confirmed is not None:
                 # Not confirmed in time means Redis is away; the replay then finds out and says so.
-                confirmed.wait(HEARD_S)
+                confirmed.wait(_HEARD_S)
             yield inbox
         finally:
             self._leave(channel, inbox)
