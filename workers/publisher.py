@@ -62,7 +62,6 @@ class Publisher:
         client: redis.Redis,
         *,
         on_ended: Callable[[Sequence[Ended]], None],
-        close: Callable[[Sequence[Ended]], None],
         on_fenced: Callable[[RunningJob], None],
         on_cut: Callable[[RunningJob], bool],
         outage: Outage,
@@ -70,16 +69,12 @@ class Publisher:
     ) -> None:
         """Use `client` (may retry); call back, on the publisher's thread, when jobs are over.
 
-        `on_ended` is called at once, `close` at the end of the turn, when Redis is written to
-        anyway. `on_cut` is called when Redis has lost the end of a job's log, and returns whether
-        it wrote it again, the newest events included. It may raise RedisError: then it is called
-        again.
+        `on_cut` is called when Redis has lost the end of a job's log, and returns whether it wrote
+        it again, the newest events included. It may raise RedisError: then it is called again.
         """
         self._client = client
         self._min_turn_s = min_turn_s
         self._on_ended = on_ended
-        self._close = close
-        self._unclosed: list[Ended] = []
         self._on_fenced = on_fenced
         self._on_cut = on_cut
         self._outage = outage
@@ -123,17 +118,17 @@ class Publisher:
         while running:
             running = self._take(held, turn_ends_s)
             now = time.monotonic()
-            is_over = now >= turn_ends_s or not running
-            if is_over:
+            if now >= turn_ends_s:
                 turn_ends_s = now + self._turn_s(len(told))
                 told.clear()
-            due = [job for job, outputs in held.items() if job not in told or _is_last(outputs[-1])]
+            due = [
+                job
+                for job, outputs in held.items()
+                if job not in told or _is_last(outputs[-1]) or not running
+            ]
             if due:
                 told.update(due)
                 self._publish([(job, _merge(held.pop(job))) for job in due])
-            if is_over and self._unclosed:
-                unclosed, self._unclosed = self._unclosed, []
-                self._close(unclosed)
 
     def _turn_s(self, jobs: int) -> float:
         return max(self._min_turn_s, min(MAX_TURN_S, jobs * TURN_S_PER_JOB))
@@ -145,7 +140,7 @@ class Publisher:
             False when nothing comes any more.
         """
         self._wake.wait(max(0.0, turn_ends_s - time.monotonic()))
-        if not (held or self._unclosed or self._wake.is_set()):
+        if not held and not self._wake.is_set():
             self._is_idle = True
             if self._items.empty():
                 self._wake.wait()
@@ -171,7 +166,6 @@ class Publisher:
         ]
         if ended:
             self._on_ended(ended)
-            self._unclosed += ended
 
     def _append(self, jobs: Mapping[str, RunningJob], entries: list[tuple[str, Entry]]) -> set[str]:
         """Write until it is written; return the ids of jobs that are not this worker's any more."""

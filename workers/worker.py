@@ -102,7 +102,6 @@ class BatchWorker(BaseWorker):
         self._publisher = Publisher(
             self.redis,
             on_ended=self._complete,
-            close=partial(ending.close, self.redis, self._intake, worker_id, self.key),
             on_fenced=self._forget,
             on_cut=self._restore,
             outage=outage,
@@ -281,13 +280,14 @@ class BatchWorker(BaseWorker):
         return images.get(self.redis, job.request.images)
 
     def _complete(self, ended: Sequence[Ended]) -> None:
-        """Free the slots of jobs whose terminal event is written."""
+        """Free the slots of jobs whose terminal event is written, then see to the rest."""
         for end in ended:
             self.running_jobs.pop(end.job.id, None)
             self._turnover.note(time.monotonic() - end.job.began_s)
             if end.job.first_token_s is not None:
                 self._recorder.note(end.job.timings().first_token_s)
         self._taking.note_freed()
+        ending.close(self.redis, self._intake, self.name, self.key, ended)
 
     def _forget(self, job: RunningJob) -> None:
         if self.running_jobs.get(job.id) is job:

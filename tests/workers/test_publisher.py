@@ -77,12 +77,10 @@ class Publishing:
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client
         self.ended: list[Ended] = []
-        self.closed: list[Ended] = []
         self.fenced: list[RunningJob] = []
         self.publisher = Publisher(
             client,
             on_ended=self.ended.extend,
-            close=self.closed.extend,
             on_fenced=self.fenced.append,
             on_cut=lambda job: False,
             outage=Outage(),
@@ -145,9 +143,6 @@ def test_the_end_goes_out_at_once_with_all_that_was_held(publishing: Publishing)
     assert [each.token for each in end.logprobs] == [b"b", b"c", b"d"]
     (ended,) = until(lambda: publishing.ended, "the end is told")
     assert (ended.job, ended.usage) == (job, Usage(1, 4))
-    assert not publishing.closed, "that waits for the end of the turn"
-    publishing.publisher.stop(timeout_s=5.0)
-    assert publishing.closed == [ended]
 
 
 def test_an_error_goes_out_at_once_after_the_text_that_was_held(publishing: Publishing) -> None:
