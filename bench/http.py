@@ -43,6 +43,7 @@ class Exchange:
         self.keeps = False
         """Whether the connection can carry another exchange, once this one has ended."""
         self._pieces: list[tuple[float, bytes]] = []
+        self._tail = b""
         self._body = Body()
         self._events = Events()
         self._refusal = b""
@@ -50,7 +51,8 @@ class Exchange:
     def take(self, data: bytes) -> None:
         """Note what came; the end of the body ends the exchange."""
         self._pieces.append((time.perf_counter(), data))
-        if not self._body.is_chunked or not self._events.begun or data.endswith(LAST_CHUNK):
+        self._tail = (self._tail + data[-len(LAST_CHUNK) :])[-len(LAST_CHUNK) :]
+        if not (self._body.is_chunked and self._events.begun) or self._tail == LAST_CHUNK:
             self._read()
         if self._body.complete:
             self.keeps = self._body.keeps_connection

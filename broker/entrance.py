@@ -24,7 +24,7 @@ AHEAD_S: Final = COMING_S - 2.0
 """How long a place that was taken ahead can be given to somebody who comes."""
 
 _SHARE: Final = 64
-"""One process takes at most this part of a queue's places ahead."""
+"""One process takes about this part of a queue's places ahead, and never of its fuller half."""
 
 _ENTER = """
 local time = redis.call('TIME')

@@ -16,7 +16,7 @@ from bench import chat
 from bench.answers import Answer, percentile, summarize
 from bench.events import Body
 from bench.flags import http_target
-from bench.http import HttpTarget
+from bench.http import Exchange, HttpTarget
 from bench.inprocess import EngineLoop, Setup
 from bench.prompts import Ask, make_asks
 from tests.stack import Stack
@@ -190,6 +190,19 @@ def test_the_servers_own_counts_weigh_the_pieces() -> None:
     assert answer.error == ""
     assert answer.tokens == 4
     assert [tokens for _, tokens in answer.arrivals] == [1, 3]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_an_answer_on_a_connection_that_stays_ends_with_its_last_chunk(size: int) -> None:
+    event = WORD % b"a"
+    reply = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    reply += 2 * (b"%x\r\n%b\r\n" % (len(event), event)) + b"0\r\n\r\n"
+    exchange = Exchange(b"")
+    for place in range(0, len(reply), size):
+        assert not exchange.ended.is_set()
+        exchange.take(reply[place : place + size])
+    assert exchange.ended.is_set() and exchange.keeps
+    assert (exchange.answer.tokens, exchange.answer.error) == (2, "")
 
 
 def test_an_error_within_a_stream_is_a_failure() -> None:
