@@ -34,8 +34,8 @@ NO_USAGE = Usage(0, 0)
 
 MIN_TURN_S = 0.02
 """A job's text moves 50 times a second at most; nobody reads faster than that."""
-TURN_S_PER_JOB = 0.003
-"""All jobs' texts together move 333 times a second, as long as that is often enough for each."""
+TURN_S_PER_JOB = 0.005
+"""All jobs' texts together move 200 times a second, as long as that is often enough for each."""
 MAX_TURN_S = 0.1
 """However many the jobs, a text that moves more seldom than that would seem to falter."""
 
