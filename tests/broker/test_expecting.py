@@ -148,5 +148,5 @@ def test_nobody_waits_to_be_heard_while_redis_is_known_to_be_away() -> None:
     begin_s = time.monotonic()
     for place in range(20):
         expect(nowhere, f"later {place}")
-    assert time.monotonic() - begin_s < 20 * listener.BEFOREHAND_S / 4
+    assert time.monotonic() - begin_s < 4 * listener.BEFOREHAND_S
     nowhere.close()
