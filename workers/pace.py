@@ -46,7 +46,7 @@ class Pace:
         if alone_s > 0 and token_s > 0:
             affordable = int((STRETCH - 1) * alone_s / token_s)
             tokens = min(tokens, max(LEAST_TOKENS, affordable))
-        return tokens * _weight(decodes, prompts)
+        return int(tokens * _weight(decodes, prompts))
 
     def spare_s(self, decodes: int, prompts: int) -> float:
         """Return the seconds that the engine may look at pictures before a step, likewise."""
@@ -72,9 +72,9 @@ class Pace:
         return sum(cost * part for cost, part in zip(self._costs_s, parts, strict=True))
 
 
-def _weight(decodes: int, prompts: int) -> int:
+def _weight(decodes: int, prompts: int) -> float:
     """How much of a step's time prompts get where they are many beside the answers."""
-    return min(UNDISTURBED, 1 + _URGENCY * (prompts - 1) // decodes)
+    return min(UNDISTURBED, 1 + _URGENCY * (prompts - 1) / decodes)
 
 
 def _parts(decodes: int, tokens: int, before: int) -> list[float]:

@@ -74,6 +74,7 @@ def test_something_is_always_done_for_a_prompt_and_never_more_than_a_chunk() -> 
 
 def test_many_prompts_weigh_more_than_few_answers() -> None:
     pace = Pace(100)
-    assert pace.budget(16, 2) == 100
+    assert pace.budget(16, 2) == 112
+    assert pace.budget(16, 9) == 200
     assert pace.budget(16, 17) == 300
     assert pace.budget(1, 31) == 100 * UNDISTURBED
