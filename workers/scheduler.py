@@ -135,7 +135,7 @@ class Scheduler:
         done = next((each.cached for each in self._running.values() if not each.is_decoding), 0)
         budget = self._pace.budget(len(decodes), prompts, done)
         chunks: list[Chunk] = []
-        for sequence in self._prefilling():
+        for sequence in self._prefilling() if budget else ():
             stop = min(self._engine.ready(sequence), sequence.cut(sequence.cached + budget))
             if stop <= sequence.cached:
                 continue

@@ -56,6 +56,27 @@ def test_it_learns_the_pace_of_a_machine_that_becomes_slower() -> None:
     assert took_s == pytest.approx((STRETCH - 1) * (0.030 + 16 * 0.0018), rel=0.1)
 
 
+def test_it_finds_the_pace_where_prompts_never_end() -> None:
+    pace = Pace(1000)
+    learn(pace, 0.010, 0.0003, 0.003)
+    budgets = []
+    for _ in range(600):
+        tokens = pace.budget(20, 1)
+        pace.note(step(20, tokens), 0.010 + 20 * 0.0008 + tokens * 0.0006)
+        budgets.append(tokens)
+    took_s = 0.026 + max(budgets[-20:]) * 0.0006
+    assert took_s == pytest.approx(STRETCH * 0.026, rel=0.05)
+    assert budgets[-20:].count(0) in (1, 2)
+
+
+def test_the_first_step_beside_answers_has_no_prompt() -> None:
+    pace = Pace(128)
+    pace.note(step(0, 128), 0.080)
+    assert pace.budget(4, 9) == 0
+    pace.note(step(4, 0), 0.020)
+    assert pace.budget(4, 9) > 0
+
+
 def test_a_step_with_nothing_in_it_teaches_nothing() -> None:
     pace = Pace(1000)
     learn(pace, 0.010, 0.0006, 0.0003)
@@ -74,6 +95,7 @@ def test_something_is_always_done_for_a_prompt_and_never_more_than_a_chunk() -> 
 
 def test_many_prompts_weigh_more_than_few_answers() -> None:
     pace = Pace(100)
+    pace.note(step(16, 0), 0.010)
     assert pace.budget(16, 2) == 112
     assert pace.budget(16, 9) == 200
     assert pace.budget(16, 17) == 300
