@@ -9,7 +9,7 @@ from broker.errors import ConfigurationError
 
 
 def check_free(host: str, port: int, setting: str) -> None:
-    """Try to listen on a port.
+    """Look whether a port is free, without listening: nobody shall find a door that is none.
 
     Raises:
         ConfigurationError: it is taken, or the address is not this machine's.
@@ -19,7 +19,6 @@ def check_free(host: str, port: int, setting: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-            probe.listen(1)
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
                 raise ConfigurationError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,25 @@ def test_with_redis_url_set_no_server_is_started(tmp_path: Path) -> None:
         assert keeper.wait() == 0
     finally:
         keeper.stop()
+
+
+def test_nobody_is_let_in_while_a_port_is_looked_at() -> None:
+    port, done = free_port(), threading.Event()
+    let_in: list[int] = []
+
+    def knock() -> None:
+        while not done.is_set():
+            with socket.socket() as visitor:
+                if visitor.connect_ex(("127.0.0.1", port)) == 0:
+                    let_in.append(port)
+
+    visitors = threading.Thread(target=knock)
+    visitors.start()
+    for _ in range(3000):
+        check_free("127.0.0.1", port, "HELIOGRAPH_REDIS_PORT")
+    done.set()
+    visitors.join()
+    assert not let_in
 
 
 def test_a_busy_port_is_one_sentence_with_port_and_setting(tmp_path: Path) -> None:
