@@ -30,6 +30,10 @@ UPDATES_PER_S = 200
 """What one process should send to all its tabs together; Gradio can do about twice that (measured
 on 2 busy cores), and new questions need the rest."""
 
+CHARACTERS_PER_S = 100_000
+"""What a browser is made to set anew, an answer as a whole each time: it needs 3 microseconds for
+each on a slow machine, and what comes faster than that waits, the last words behind all of it."""
+
 TICK_S = 0.1
 LOOK_S = 1.0
 """How often a waiting reader looks at the queue; it also lets Gradio notice a closed tab."""
@@ -50,9 +54,9 @@ class Update:
         return told.model_copy(update={"text": self.text, "finish": finish, "error": self.error})
 
 
-def pace_s(streams: int) -> float:
-    """Seconds between two updates of a stream when so many run at a time."""
-    return max(UPDATE_S, streams / UPDATES_PER_S)
+def pace_s(streams: int, characters: int = 0) -> float:
+    """Seconds between two updates of an answer so long when so many streams run at a time."""
+    return max(UPDATE_S, streams / UPDATES_PER_S, characters / CHARACTERS_PER_S)
 
 
 def follow(
@@ -109,7 +113,7 @@ def _updates(
                     changed = line.look() or changed
             # Time is counted from when the reader came back for more, so that a slow reader is
             # given more text at a time instead of falling behind.
-            if changed and time.monotonic() - resumed >= pace_s(streams()):
+            if changed and time.monotonic() - resumed >= pace_s(streams(), len(text)):
                 yield Update(text, line.text)
                 changed, resumed = False, time.monotonic()
 

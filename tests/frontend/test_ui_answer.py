@@ -65,12 +65,14 @@ def test_many_events_make_few_updates_and_none_is_lost() -> None:
 def test_updates_grow_rarer_with_the_number_of_streams() -> None:
     assert answer.pace_s(1) == answer.pace_s(10) == answer.UPDATE_S
     assert answer.pace_s(100) == pytest.approx(100 / answer.UPDATES_PER_S)
+    assert answer.pace_s(1, 5_000) == answer.UPDATE_S
+    assert answer.pace_s(1, 20_000) == pytest.approx(0.2)
 
 
 def test_an_answer_that_is_known_in_part_goes_on_where_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answer, "pace_s", lambda _: 0.0)
+    monkeypatch.setattr(answer, "pace_s", lambda *_: 0.0)
     events = (Claim(EventId(1, 0), "w"), *deltas(3), END)
     known = Answer(job="j1", model="m", sampling=JOB.sampling).tell(events[:3])
     shown = list(answer.follow(cast(Service, Script(*events)), JOB, told=known))
@@ -95,7 +97,7 @@ def test_a_lost_redis_is_an_error_line_and_not_an_exception() -> None:
 
 def test_a_short_absence_of_redis_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "LOOK_S", 0.0)
-    monkeypatch.setattr(answer, "pace_s", lambda _: 0.0)
+    monkeypatch.setattr(answer, "pace_s", lambda *_: 0.0)
     lines = [update.line for update in updates(None, *deltas(1), END)]
     assert lines[0] == "Redis does not answer, waiting for it"
     assert lines[-1].startswith("5 tokens")
