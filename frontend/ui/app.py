@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +40,8 @@ def main(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    # Gradio reads these where it has no parameter for them, and before it is imported.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["NO_PROXY"] = "*"  # Gradio asks itself whether it is up, and nobody else anything
-    # uvicorn's: whose word on client and scheme (X-Forwarded-For, -Proto) it takes.
-    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies.replace(",", " ").split())
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     uploads = _empty_folder(settings)
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    set_up_gradio(settings, uploads)
     stop_serving = _launch(settings, uploads)
     print(
         f"Chat page: http://{_shown(settings.host)}:{settings.ui_port}/   "
@@ -55,6 +50,21 @@ def main(settings: Settings) -> None:
     )
     stop.wait()
     stop_serving()
+
+
+def set_up_gradio(settings: Settings, uploads: Path) -> None:
+    """Say what Gradio has no parameter for, before it is imported; it keeps files in `uploads`."""
+    # uvicorn's: whose word on client and scheme (X-Forwarded-For, -Proto) it takes.
+    os.environ["FORWARDED_ALLOW_IPS"] = ",".join(settings.trusted_proxies.replace(",", " ").split())
+    os.environ["NO_PROXY"] = "*"  # Gradio asks itself whether it is up, and nobody else anything
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # At the end of each event it would sum up the last 10,000, for a page that is not served.
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(sys.maxsize)
+    # At each update it looks for this on the disk, twice; nothing here draws with it.
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:

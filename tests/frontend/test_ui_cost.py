@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import pytest
+from gradio import Blocks
+from gradio.queueing import Queue
 from playwright.sync_api import expect
 
 from broker.messages import GenerateRequest
+from broker.settings import Settings
 from frontend.service import Service
+from frontend.ui.app import set_up_gradio
 from tests.asking import newest
 from tests.frontend.chat_page import ANSWERED, ChatPage, chromium
 from tests.frontend.gradio_tab import GradioTab, Told, answer_of
@@ -23,7 +31,7 @@ LATEST_S = 0.3
 """From a token's event to the reader."""
 
 BYTES_PER_TOKEN = 90
-"""Most of it is the envelope of each of the twenty updates a second."""
+"""Most of it is the envelopes of the updates."""
 
 LOADS = 5
 PAINTED_S = 2.0
@@ -149,3 +157,17 @@ def first_paint(address: str) -> tuple[float, float]:
             "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
         return painted_ms / 1000, ready_ms / 1000
+
+
+async def new_queue() -> Queue:
+    return Queue(False, 1, 1.0, None, Blocks)
+
+
+def test_the_end_of_an_event_costs_the_same_however_many_there_were(tmp_path: Path) -> None:
+    with patch.dict(os.environ), patch.dict(sys.modules):
+        set_up_gradio(Settings.from_environment({}), tmp_path)
+        queue = asyncio.run(new_queue())
+    queue.events_recorded = 10_000
+    event = {"time": 0.0, "status": "success", "process_time": 1.0, "function": "send"}
+    assert queue.compute_analytics_summary([event] * 10_000) == {"functions": {}}
+    assert queue.ANALYTICS_MAX_EVENTS == 1
