@@ -11,6 +11,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REPLIES: Final = "/gradio_api/queue/data"
@@ -32,10 +33,27 @@ class StreamSockets:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything else on."""
-        if scope["type"] == "websocket" and scope["path"].startswith((REPLIES, HEARTBEAT)):
+        if not scope.get("path", "").startswith((REPLIES, HEARTBEAT)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
             await self._answer(scope, _Socket(receive, send))
         else:
+            await self._reply(scope, receive, send)
+
+    async def _reply(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Have it answered; return whether there may be more.
+
+        Gradio tells a tab that it does not know any more, such as one that asks while it is being
+        left, and fails then; of that nothing is to be seen in the log.
+        """
+        try:
             await self._app(scope, receive, send)
+        except RuntimeError as failure:
+            if not isinstance(failure.__cause__, HTTPException):
+                raise
+            await send({"type": "http.response.body"})
+            return False
+        return bool(scope["path"] == REPLIES)
 
     async def _answer(self, scope: Scope, socket: _Socket) -> None:
         # Since 2.4 Starlette waits for an error of `send` instead of for the client's leaving.
@@ -44,9 +62,8 @@ class StreamSockets:
         request = {**scope, "type": "http", "method": "GET", "scheme": scheme, "asgi": asgi}
         watching = asyncio.create_task(socket.watch())
         try:
-            await self._app(request, socket.wait, socket.say)
-            while scope["path"] == REPLIES and socket.is_open:
-                await self._app(request, socket.wait, socket.say)
+            while await self._reply(request, socket.wait, socket.say) and socket.is_open:
+                pass
             await socket.close()
         finally:
             watching.cancel()

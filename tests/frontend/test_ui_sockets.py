@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -30,6 +31,8 @@ class Server:
         self.client = TestClient(app, "http://test")
 
     def replies(self, request: Request) -> Response:
+        if request.query_params.get("session_hash") == "left":
+            return StreamingResponse(self.unknown(), media_type="text/event-stream")
         if request.query_params.get("session_hash") != "known" or self.streams == MOST:
             return PlainTextResponse("Who are you?", 418)
         return StreamingResponse(self.two(), media_type="text/event-stream")
@@ -38,6 +41,11 @@ class Server:
         self.streams += 1
         for number in (1, 2):
             yield f"data: reply {number} of stream {self.streams} ü\n\n"
+
+    async def unknown(self) -> AsyncIterator[str]:
+        """What Gradio does when it does not know a tab any more."""
+        yield "data: Session not found\n\n"
+        raise HTTPException(404)
 
     async def heartbeat(self, request: Request) -> Response:
         assert (request.method, request.url.scheme) == ("GET", "http")
@@ -81,6 +89,15 @@ def test_who_leaves_leaves_the_stream() -> None:
         assert socket.receive_text() == "tab"
         assert not server.left
     assert server.left == ["tab"]
+
+
+def test_a_tab_that_is_not_known_any_more_is_told_so_once_and_fails_nothing() -> None:
+    address = f"{REPLIES}?session_hash=left"
+    with Server().connect(address) as socket:
+        assert socket.receive_text() == "data: Session not found\n\n"
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
+    assert Server().client.get(address).text == "data: Session not found\n\n"
 
 
 def test_what_a_request_would_be_refused_is_refused() -> None:
