@@ -18,7 +18,9 @@ from tests.frontend.test_battle_page import battles, worker
 from tests.stack import Stack, until
 
 WORDS = 400
-SLOW = f"tokens_per_s=15&tokens={WORDS}"
+SLOW = 15  # tokens/s
+# For tests that end answers themselves: these last for as long as it takes to get there.
+UNTIL_STOPPED = pytest.mark.parametrize("slow", [3], indirect=True, ids=["3/s"])
 MODELS = ("secret-ant", "secret-bee")
 QUESTION = "one two three four five six seven"
 SIDES = ("left", "right")
@@ -26,10 +28,11 @@ VOTED = ("Send", "New round")
 
 
 @pytest.fixture
-def slow(stack: Stack) -> Stack:
+def slow(stack: Stack, request: pytest.FixtureRequest) -> Stack:
     """Two models that take 27 s for an answer, and no votes yet, whose leaderboard names models."""
+    speed = getattr(request, "param", SLOW)
     for name in MODELS:
-        worker(stack, name, SLOW)
+        worker(stack, name, f"tokens_per_s={speed}&tokens={WORDS}")
     return stack
 
 
@@ -52,7 +55,7 @@ def tab(browser: BrowserContext, address: str) -> Iterator[BattleTab]:
 
 
 def begin(tab: BattleTab) -> str:
-    """Ask for two answers of 27 s, and return the battle when some words are there."""
+    """Ask for two answers, and return the battle when some words are there."""
     tab.ask(QUESTION)
     tab.wait_for_words()
     return tab.battle_id
@@ -110,6 +113,7 @@ def test_a_reload_in_mid_answer_goes_on_with_both_and_tells_no_name(
     assert {vote["left_model"], vote["right_model"]} == {*MODELS}
 
 
+@UNTIL_STOPPED
 def test_a_second_tab_on_a_second_process_may_stop_both_and_of_two_votes_one_counts(
     tab: BattleTab, browser: BrowserContext, slow: Stack, other_address: str
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_second_tab_on_a_second_process_may_stop_both_and_of_two_votes_one_cou
     second.close()
 
 
+@UNTIL_STOPPED
 def test_an_idle_tab_follows_what_another_one_does(
     tab: BattleTab, browser: BrowserContext, slow: Stack, other_address: str
 ) -> None:
