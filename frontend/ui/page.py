@@ -24,6 +24,7 @@ from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
 from frontend.ui.shown import Outputs, process_modes
+from frontend.ui.signatures import keep_signatures
 from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
 
@@ -57,6 +58,7 @@ def build_page(
     with demo.route("Fleet", "/fleet", show_in_navbar=False) as fleet:
         FleetPage(fleet, operations)
     demo.queue(api_open=False, default_concurrency_limit=None)  # threads bound the short events
+    keep_signatures(demo.blocks.values())
     built: gr.Blocks = demo
     return built
 
