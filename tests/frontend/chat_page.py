@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,6 +74,11 @@ for (const Source of [window.EventSource, window.WebSocket])
     }
   };
 """
+
+
+# What was being changed has been painted.
+_PAINTED = """() => new Promise((done) =>
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"""
 
 
 @contextmanager
@@ -204,18 +209,27 @@ class ChatPage:
         expect(self.attached).to_have_count(before - 1)
 
     def set_slider(self, label: str, value: float) -> None:
-        box = self.page.get_by_label(f"number input for {label}")
-        if not box.is_visible():
+        self.set_sliders({label: value})
+
+    def set_sliders(self, values: Mapping[str, float]) -> None:
+        first = self.page.get_by_label(f"number input for {next(iter(values))}")
+        if not first.is_visible():
             self.page.get_by_role("button", name="Parameters").click()
-        track = self.page.get_by_label(f"range slider for {label}")
 
         def moved() -> bool:
-            """Gradio takes back what is typed while it is still putting the slider together."""
-            box.fill(str(value))
-            box.press("Tab")
-            return track.input_value() == str(value)
+            """Gradio takes back what is typed while it is still putting the sliders together."""
+            for label, value in values.items():
+                box = self.page.get_by_label(f"number input for {label}")
+                box.fill(str(value))
+                box.press("Tab")
+            self.page.evaluate(_PAINTED)
+            return all(
+                self.page.get_by_label(f"{kind} for {label}").input_value() == str(value)
+                for label, value in values.items()
+                for kind in ("range slider", "number input")
+            )
 
-        until(moved, f"{label} is {value}")
+        until(moved, f"these are set: {dict(values)}")
 
     def expect_buttons(self, *enabled: str, timeout_ms: float = 10_000) -> None:
         """Exactly these buttons can be pressed."""

@@ -226,8 +226,7 @@ def test_what_was_chosen_is_there_again(tab: BattleTab, slow: Stack, tmp_path: P
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 32), "orange").save(picture)
     tab.choose(*reversed(MODELS))
-    tab.set_slider("Temperature", 0.3)
-    tab.set_slider("Max output tokens", 64)
+    tab.set_sliders({"Temperature": 0.3, "Max output tokens": 64})
     tab.add_pictures(picture)
     tab.ask("What is it?")
     tab.expect_enabled(*AFTER, *VOTES, timeout_ms=30_000)

@@ -17,14 +17,16 @@ from tests.frontend.test_ui_page import votes
 from tests.stack import Stack, until
 
 WORDS = 250
-SLOW = f"echo?tokens_per_s=25&tokens={WORDS}"
+SPEEDS = {"slow": 25, "slower": 3}  # tokens/s
 QUESTION = "one two three four five six seven"
 
 
 @pytest.fixture(scope="module")
 def address(echo_stack: Stack) -> str:
-    """A page over two models: echo answers at once, slow takes 10 s."""
-    echo_stack.worker("--engine", "echo", "--model-path", SLOW, "--model-name", "slow")
+    """A page over three models: echo answers at once, slow takes 10 s and slower 83 s."""
+    for name, speed in SPEEDS.items():
+        options = f"tokens_per_s={speed}&tokens={WORDS}"
+        echo_stack.echo_worker(options, **{"model-name": name})
     return echo_stack.ui()
 
 
@@ -47,9 +49,9 @@ def chat_id(tab: ChatPage) -> str:
     return str(tab.page.wait_for_function(shown).json_value())
 
 
-def begin(tab: ChatPage) -> str:
-    """Ask for an answer of 10 s, and return the chat when some words are there."""
-    tab.open("?model=slow", model="slow").ask(QUESTION)
+def begin(tab: ChatPage, model: str = "slow") -> str:
+    """Ask for an answer of some length, and return the chat when some words are there."""
+    tab.open(f"?model={model}", model=model).ask(QUESTION)
     tab.page.wait_for_function("window.seen.length >= 3")
     return chat_id(tab)
 
@@ -76,10 +78,10 @@ def test_a_reload_in_mid_answer_goes_on_with_it(chat: ChatPage) -> None:
 def test_an_idle_tab_follows_what_another_one_asks(
     chat: ChatPage, browser: BrowserContext, other_address: str
 ) -> None:
-    opened = begin(chat)
+    opened = begin(chat, "slower")
     chat.button("Stop").click()
     chat.expect_buttons(*ANSWERED)
-    idle = ChatPage(browser, other_address).open(f"?chat={opened}", model="slow")
+    idle = ChatPage(browser, other_address).open(f"?chat={opened}", model="slower")
     expect(idle.answers).to_have_text(chat.answers.inner_text())
     chat.ask("and what else")
     expect(idle.questions).to_have_text([QUESTION, "and what else"], timeout=10_000)
@@ -98,7 +100,7 @@ def test_a_second_tab_on_a_second_process_shows_the_same_answer_and_may_stop_it(
     chat: ChatPage, browser: BrowserContext, other_address: str, echo_stack: Stack
 ) -> None:
     chat.listen()
-    opened = begin(chat)
+    opened = begin(chat, "slower")
     second = ChatPage(browser, other_address)
     second.come_back(opened)
     second.page.wait_for_function("window.seen.length >= 3")

@@ -65,8 +65,7 @@ def test_it_tells_two_pictures_of_one_message_apart_and_what_it_got_of_them(
     examples = ROOT / "frontend" / "ui" / "examples"
     with chromium() as browser:
         chat = ChatPage(browser, demo_stack.ui()).open(model="heliograph-demo")
-        chat.set_slider("Temperature", 0)
-        chat.set_slider("Max input tiles", 8)
+        chat.set_sliders({"Temperature": 0, "Max input tiles": 8})
         chat.upload(examples / "four-shapes.png", examples / "five-shapes.png")
         chat.ask("How many shapes are in the first picture?")
         chat.expect_buttons(*ANSWERED, timeout_ms=60_000)
