@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from broker.foreign import ForeignWorker
+from frontend.api.body import decode
 from frontend.api.schemas import Strict, explain
 
 MAX_NAME_LENGTH = 256
@@ -86,6 +87,6 @@ def read(kind: type[T], body: bytes) -> T:
         InvalidRequest: not JSON, a field is missing, of a wrong type, too long or out of range.
     """
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate(decode(body))
     except ValidationError as error:
         raise explain(error.errors(include_url=False)[0]) from None

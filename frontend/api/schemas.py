@@ -17,6 +17,7 @@ from broker.errors import InvalidRequest
 from broker.messages import MAX_INPUT_TILES, ImageProcessMode, SamplingParams
 from broker.patience import MAX_PATIENCE_S
 from broker.readers import check_rule
+from frontend.api.body import decode
 from frontend.api.errors import Unsupported
 
 MAX_MESSAGES = 1_000
@@ -197,7 +198,7 @@ def parse(body: bytes) -> ChatRequest:
         Unsupported: it asks for something that is not offered here.
     """
     try:
-        request = ChatRequest.model_validate_json(body)
+        request = ChatRequest.model_validate(decode(body))
     except ValidationError as error:
         raise explain(error.errors(include_url=False)[0]) from None
     _refuse_unsupported(request)
@@ -247,12 +248,16 @@ def _unsupported(param: str) -> Unsupported:
     return Unsupported(f"{param} is not supported here yet. Leave it out.", param=param)
 
 
+_OBJECT = "input should be an object"
+_IN_JSON = {"list_type": "input should be an array", "dict_type": _OBJECT, "model_type": _OBJECT}
+"""What pydantic says in the words of Python."""
+
+
 def explain(error: ErrorDetails) -> InvalidRequest:
     """Say in a sentence what pydantic found wrong, quoting nothing of it but a number."""
     param = _param(error["loc"])
-    kind, said = error["type"], error["msg"]
-    if kind == "json_invalid":
-        return InvalidRequest(f"The body is not valid JSON: {error['ctx']['error']}.")
+    kind = error["type"]
+    said = _IN_JSON.get(kind, error["msg"])
     if param is None:
         return InvalidRequest("The body must be one JSON object.")
     if kind == "missing":

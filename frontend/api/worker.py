@@ -11,14 +11,13 @@ import json
 from typing import Any
 
 from flask import Blueprint, Response, g, request
-from pydantic_core import from_json
 
 from broker import cell
 from broker.errors import HeliographError, InvalidRequest, NoLiveWorker
 from broker.messages import GenerateRequest
 from broker.readers import CANCEL, new_reader
 from frontend.api.answer import whole
-from frontend.api.body import read_json_body
+from frontend.api.body import decode, read_json_body
 from frontend.api.client import Client, ClientGone
 from frontend.api.context import client_address, current_answers, current_service
 from frontend.api.errors import Unsupported, unexpected
@@ -152,10 +151,7 @@ def _object() -> dict[str, Any]:
     Raises:
         InvalidRequest: it is no JSON object; see `body` for what else may be wrong with it.
     """
-    try:
-        value = from_json(read_json_body(request))
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
+    value = decode(read_json_body(request))
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be one JSON object.")
     return value
