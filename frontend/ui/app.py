@@ -26,6 +26,10 @@ HERE = Path(__file__).parent
 SHORT_EVENTS = 56
 """Threads beside those of the answers that are shown, each of which holds one."""
 
+KEPT_TABS = 2_000
+"""Of tabs that were left Gradio keeps up to 0.1 MB each, until so many others were used later. An
+open one asks every few seconds; should it be forgotten, it is told all models once more."""
+
 log = logging.getLogger(__name__)
 
 
@@ -120,6 +124,7 @@ def _launch(settings: Settings, uploads: Path) -> Callable[[], None]:
         share=False,
         inbrowser=False,
         show_error=False,
+        state_session_capacity=KEPT_TABS,
         max_threads=settings.concurrency_count + SHORT_EVENTS,
         # Larger pictures than are accepted are refused by a sentence of ours, up to this.
         max_file_size=max(settings.max_body_bytes, settings.max_image_bytes),

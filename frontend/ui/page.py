@@ -24,7 +24,7 @@ from frontend.ui.message_box import COMPLETE, FILES, message_box
 from frontend.ui.oversize import oversize_line
 from frontend.ui.parameters import sampling_sliders
 from frontend.ui.shown import Outputs, process_modes
-from frontend.ui.signatures import keep_signatures
+from frontend.ui.sparing import describe_no_tabs, keep_signatures
 from frontend.ui.terms import Terms, TermsPanel
 from frontend.ui.vote_panel import VotePanel
 
@@ -59,6 +59,7 @@ def build_page(
         FleetPage(fleet, operations)
     demo.queue(api_open=False, default_concurrency_limit=None)  # threads bound the short events
     keep_signatures(demo.blocks.values())
+    describe_no_tabs()
     built: gr.Blocks = demo
     return built
 

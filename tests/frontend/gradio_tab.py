@@ -45,6 +45,12 @@ class GradioTab:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
+    async def settle_as_another(self) -> None:
+        """Be another tab, and have its buttons set, as at the end of each answer."""
+        self._session = uuid.uuid4().hex
+        async for _ in self._call("settle", {}):
+            pass
+
     async def ask(
         self, text: str, *, model: str, max_tokens: int, files: Sequence[str] = ()
     ) -> AsyncIterator[Told]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
+import psutil
 import pytest
 from gradio import Blocks
 from gradio.queueing import Queue
@@ -37,6 +38,10 @@ LOADS = 5
 PAINTED_S = 2.0
 
 ENVELOPE_BYTES = 4096
+
+TABS = 300
+TAB_BYTES = 100 * 2**10
+"""Of the page's process for each tab that was ever open, most of it components that changed."""
 
 PROSE = "".join(f"Sentence {n} says **something** and `code` of it.\n\n" for n in range(60))
 
@@ -157,6 +162,26 @@ def first_paint(address: str) -> tuple[float, float]:
             "performance.getEntriesByName('first-contentful-paint')[0].startTime"
         )
         return painted_ms / 1000, ready_ms / 1000
+
+
+def test_tabs_that_were_open_take_little_memory(
+    echo_stack: Stack, report: Callable[[str], None]
+) -> None:
+    address = echo_stack.ui()
+    process = psutil.Process(echo_stack.processes[-1].pid)
+
+    async def grown_bytes() -> float:
+        async with GradioTab(address) as tab:
+            for _ in range(TABS):  # until what is kept of all of them together is there
+                await tab.settle_as_another()
+            before = process.memory_full_info().uss
+            for _ in range(TABS):
+                await tab.settle_as_another()
+            return float(process.memory_full_info().uss - before)
+
+    a_tab = asyncio.run(grown_bytes()) / TABS
+    report(f"{TABS} tabs that were open: {a_tab / 2**10:.0f} KiB each")
+    assert a_tab <= TAB_BYTES
 
 
 async def new_queue() -> Queue:

@@ -6,7 +6,7 @@ import inspect
 
 from gradio.components import Button, Chatbot
 
-from frontend.ui.signatures import keep_signatures
+from frontend.ui.sparing import keep_signatures
 
 
 def test_they_are_found_out_once_and_stay_what_they_were() -> None:
